@@ -77,7 +77,7 @@ def _make(options: argparse.Namespace) -> None:
     from nnunet_difflung.dataset.privacy import as_private_as
     from nnunet_difflung.injection.manifest import read_manifest
     from nnunet_difflung.pages.render import write_page
-    from nnunet_difflung.report.blind_reading import key_of, make_reading, page_of
+    from nnunet_difflung.report.blind_reading import key_of, make_reading, new_token, page_of, painted_whole
     from nnunet_difflung.report.request import method_on_record
     from nnunet_difflung.runtime.files import write_json
 
@@ -85,10 +85,13 @@ def _make(options: argparse.Namespace) -> None:
     method = method_on_record(raw.name, options.method)
     manifest = read_manifest(raw.folder) or {"cases": {}, "runs": []}
     shown = make_reading(raw, manifest, method, options.number, options.seed, progress=True)
+    token = new_token()
     with as_private_as(raw.folder, raw.files()):
         options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / KEY, key_of(shown, raw.name, method, options.seed))
-        write_page(page_of(shown, "Real or painted?"), options.out / PAGE)
+        page = page_of(shown, "Real or painted?", token, painted_whole(manifest, method))
+        write_page(page, options.out / PAGE)
+        # last: a folder with a key is refused, and a page without one can be made again
+        write_json(options.out / KEY, key_of(shown, raw.name, method, options.seed, token))
     half = counted(len(shown) // 2, "painted lesion")
     say(f"{options.out / PAGE}: {half} and as many real ones, for the reader")
     report(dataset=raw.name, method=method, pictures=len(shown), html=options.out / PAGE, key=options.out / KEY)

@@ -1,24 +1,34 @@
 """A blind reading: real and painted lesions in random order, the key to them, and the score of a reader's answers.
 
 For each painted lesion a real one of the same class and of about the same area is shown, so that size does not give it
-away, and never one from a case that a shown painted lesion, of whatever class, was painted into.
+away, and never one from a case that a shown painted lesion, of whatever class, was painted into. The outline of a
+painted lesion is that of a real one, turned and scaled: real lesions of the patients whom these come from are shown
+only if there are not enough others.
 """
 
 from __future__ import annotations
 
 import csv
+import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.config import CT_WINDOW
+from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import condition_map, judged_channels
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.encoding import denormalise, intensity_windows, isolate, normalise
+from nnunet_difflung.injection.leaks import origins
 from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
+from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.report.injected import (
+    InjectedCase,
     Scan,
     cases_of,
     in_hu,
@@ -34,20 +44,57 @@ from nnunet_difflung.report.lesion_pictures import (
     nearest_in_area,
     windows_of,
 )
+from nnunet_difflung.runtime.figures import Window
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
 
-FORMAT = 1
+FORMAT = 2  # 1: pictures without a token
 ANSWERS = ("surely real", "rather real", "rather painted", "surely painted")
 _COLUMNS = ("picture", "answer")
+_LETTERS = "bcdfghjkmnpqrstvwxz"  # no word, and nothing that a spreadsheet takes for a number or a date
 _LEAST = 4  # voxels of a lesion in its largest slice; smaller ones show nothing
 _TRIED = 4  # real lesions that are looked at for each one that is shown
-_TEXT = (
-    "Half of these {number} pictures show a real lesion, the other half one that a computer has painted into a real "
-    "scan, in random order. Say of each which you think it is. The lesion is in the middle of its picture, unless the "
-    "scan ends there: C shows its outline, W changes the window, a click enlarges. Then save the answers and send them "
-    "to whoever has the key. You can stop at any picture: those without an answer do not count."
+_INTO_SCAN = "one that a computer has painted into a real scan, in random order."
+_WHOLE = (
+    "one in a slice that a computer has painted as a whole, in random order. In all pictures everything outside the "
+    "body was set to one value."
 )
+_TEXT = (
+    "Half of these {number} pictures show a real lesion, the other half {painted} Say of each which you think it is. "
+    "The lesion is in the middle of its picture, unless the scan ends there: C shows its outline, W changes the "
+    "window, a click enlarges. Then save the answers and send them to whoever has the key. You can stop at any "
+    "picture: those without an answer do not count."
+)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How the lesions of a reading are shown.
+
+    Attributes:
+        raw: the dataset.
+        looks: windows, classes, channel.
+        isolated: None; or the intensities to which all pictures are clipped, everything outside the body being set to
+            the lower end, since so are slices that are painted as a whole (``--paint full``).
+    """
+
+    raw: RawDataset
+    looks: Looks
+    isolated: Window | None = None
+
+    def of(self, scan: Scan) -> Scan:
+        """A case as it is shown: a synthetic one without what was there before."""
+        before, label = (scan.before, scan.label_before) if isinstance(scan, InjectedCase) else (scan.image, scan.label)
+        plain = Scan(scan.identifier, scan.image, scan.label, scan.spacing, scan.view)
+        if self.isolated is None:
+            return plain
+        judged = judged_channels(self.raw.channels, self.raw.roles, before, label)
+        condition = np.where(scan.label > 0, scan.label, condition_map(before, label, self.raw.roles, judged))
+        channel = self.looks.channel
+        normal = normalise(scan.image[channel][None], [self.isolated])
+        image = scan.image.astype(np.float32)
+        image[channel] = denormalise(isolate(normal, condition), [self.isolated])[0]
+        return replace(plain, image=image)
 
 
 @dataclass(frozen=True)
@@ -92,17 +139,18 @@ def make_reading(
             f"another --method"
         )
     rng = np.random.default_rng(seed)
-    looks = _looks(raw, manifest, method)
+    look = _look(raw, manifest, method)
     names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
     painted: dict[str, list[Shown]] = {}
     hosts: Counter[str] = Counter()
+    made_from: Counter[str] = Counter()
     for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
         wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
         new = max(1, (len(raw.cases) // 2 - len(hosts)) // (len(names) - position))
-        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, new)
+        painted[name] = _painted(raw, manifest, method, name, wanted, look, rng, hosts, made_from, new)
     shown: list[Shown] = []
     for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
-        shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
+        shown += _matched(painted[name], _real(raw, hosts, made_from, name, len(painted[name]), look, rng))
     if not shown and any(painted.values()):
         raise BadInput(
             f"{raw.name}: no real lesion that is large enough lies in another case than those that lesions of {method} "
@@ -113,8 +161,25 @@ def make_reading(
     return [shown[i] for i in rng.permutation(len(shown))]
 
 
-def page_of(shown: Sequence[Shown], title: str) -> Page:
-    """The page for the reader; nothing on it says which lesions are painted."""
+def new_token() -> str:
+    """What the pictures of one reading are called by; not from the seed, so that no other reading has it."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(6))
+
+
+def painted_whole(manifest: Mapping[str, Any], method: str) -> bool:
+    """Whether a method's cases, or some of them, are slices that were painted as a whole (``--paint full``)."""
+    return any(case["method"] == method and case.get("paint") == "full" for case in manifest["cases"].values())
+
+
+def page_of(shown: Sequence[Shown], title: str, token: str, whole: bool = False) -> Page:
+    """The page for the reader; nothing on it says which lesions are painted.
+
+    Args:
+        shown: the lesions, in order.
+        title: of the page.
+        token: of the reading (``new_token``), by which the saved answers are known as answers to it.
+        whole: the painted slices were painted as a whole (``painted_whole``).
+    """
     pictures = [
         Picture(
             f"{n}: {lesion.name}",
@@ -125,16 +190,20 @@ def page_of(shown: Sequence[Shown], title: str) -> Page:
             lesion.picture.outlines,
             lesion.picture.millimetres,
             lesion.picture.sides,
-            str(n),
+            _identifier(token, n),
         )
         for n, lesion in enumerate(shown, 1)
     ]
-    text = Text(_TEXT.format(number=len(shown)))
+    text = Text(_TEXT.format(number=len(shown), painted=_WHOLE if whole else _INTO_SCAN))
     section = Section("Real or painted?", [text, Gallery("Lesions", [("", pictures)])])
     return Page(title, f"{len(shown)} pictures", [section], answers=ANSWERS, outlined=False)
 
 
-def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int) -> dict:
+def _identifier(token: str, number: int) -> str:
+    return f"{token}-{number}"
+
+
+def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int, token: str) -> dict:
     """JSON content of the key."""
     return {
         "format": FORMAT,
@@ -142,7 +211,12 @@ def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int) -> dict
         "method": method,
         "seed": seed,
         "pictures": {
-            str(n): {"painted": lesion.painted, "class": lesion.name, "case": lesion.case, "area_mm2": lesion.area}
+            _identifier(token, n): {
+                "painted": lesion.painted,
+                "class": lesion.name,
+                "case": lesion.case,
+                "area_mm2": lesion.area,
+            }
             for n, lesion in enumerate(shown, 1)
         },
     }
@@ -190,7 +264,8 @@ def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
         picture, answer = (str(row.get(column) or "").strip() for column in _COLUMNS)
         if picture not in key:
             raise BadInput(
-                f"{path} has an answer for picture {picture!r}, which the key does not have; is it another reading?"
+                f"{path} has an answer for picture {picture!r}, which the key does not have: it belongs to another "
+                f"reading; give with -o the folder of the key that was made along with the page"
             )
         if picture in answers:
             raise BadInput(f"{path} has two answers for picture {picture}; remove one")
@@ -213,10 +288,11 @@ def score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict[str, dict
     """
     names = sorted({key[picture]["class"] for picture in answers})
     table = {"all": _score(answers, key)}
-    if len(names) > 1:
-        table |= {
-            name: _score({p: answer for p, answer in answers.items() if key[p]["class"] == name}, key) for name in names
-        }
+    for name in names if len(names) > 1 else ():
+        row = name
+        while row in table:  # a class that is called like the total
+            row += " (class)"
+        table[row] = _score({p: answer for p, answer in answers.items() if key[p]["class"] == name}, key)
     return table
 
 
@@ -242,12 +318,26 @@ def _score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict:
     }
 
 
-def _looks(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> Looks:
+def _look(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> _Look:
     run = next(run for run in manifest["runs"] if run["method"] == method)
     channel, first = painted_channel(run), next(iter(raw.cases))
     image = read_scan(raw, first).image[channel]
     windows = windows_of(channel in in_hu(raw, first), image, painted_window(run, channel))
-    return Looks(windows, raw.roles.values, channel)
+    looks = Looks(windows, raw.roles.values, channel)
+    return _Look(raw, looks, _isolated(raw, manifest, method, looks) if painted_whole(manifest, method) else None)
+
+
+def _isolated(raw: RawDataset, manifest: Mapping[str, Any], method: str, looks: Looks) -> Window:
+    """The intensities that all of a method's generators can paint."""
+    channel, cache, windows = looks.channel, None, list[Window]()
+    for run in (run for run in manifest["runs"] if run["method"] == method):
+        known = painted_window(run, channel) or (CT_WINDOW if raw.channels[channel].upper() == "CT" else None)
+        training = (run.get("generator") or {}).get("training_cases", ())
+        if known is None and training:  # where an earlier version did not record them, what is shown has to do
+            cache = cache or read_cache(raw, cache_folder(raw.name))
+            known = intensity_windows(cache, training, raw.channels)[channel] if cache is not None else None
+        windows.append(known or next(iter(looks.windows.values())))
+    return max(low for low, _ in windows), min(high for _, high in windows)
 
 
 def _painted(
@@ -256,67 +346,108 @@ def _painted(
     method: str,
     name: str,
     number: int,
-    looks: Looks,
+    look: _Look,
     rng: np.random.Generator,
     hosts: Counter[str],
-    new: int,
+    made_from: Counter[str],
+    new_hosts: int,
 ) -> list[Shown]:
     """At most a number of painted lesions of a class, of as many cases.
 
     Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
-    knows that it was painted. Only half of the real cases may be hosts, of all classes, since their own lesions are not
-    shown.
+    knows that it was painted. Then those of donors that were shown least, since the same outline twice says so, too.
+    Only half of the real cases may be hosts, of all classes, since their own lesions are not shown. A lesion that
+    touches one of its class that the host had is shown only if there are too few others: both have one outline, which
+    is neither in the middle nor of the area that is matched.
 
     Args:
         hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
-        new: number of further hosts.
+        made_from: real case → number of shown synthetic cases that are made from it as host or donor; counted here.
+        new_hosts: number of further hosts.
     """
-    of_case, value = manifest["cases"], raw.roles.values[name]
+    of_case, value, most = manifest["cases"], raw.roles.values[name], len(hosts) + new_hosts
     identifiers = [case for case in cases_of(manifest, method, name) if of_case[case]["host"] in raw.cases]
-    waiting, most = [identifiers[i] for i in rng.permutation(len(identifiers))], len(hosts) + new
+    waiting = [identifiers[i] for i in rng.permutation(len(identifiers))]
     patients = Counter(raw.patients[host] for host in hosts.elements())
     painted: list[Shown] = []
+    merged: dict[str, list[Shown]] = {}
     while waiting and len(painted) < number:
         allowed = [case for case in waiting if len(hosts) < most or of_case[case]["host"] in hosts]
         if not allowed:
             break
-        identifier = min(allowed, key=lambda case: _turn(of_case[case]["host"], hosts, patients, raw))
+        identifier = min(
+            allowed, key=lambda case: (case in merged, *_turn(of_case[case], hosts, patients, made_from, raw))
+        )
+        if identifier in merged:
+            found = merged[identifier]
+        else:
+            # whole, since a picture that ends where a box ends would say that it is painted
+            case = read_injected(raw, identifier, of_case[identifier], whole=True)
+            new = case.new(value)
+            found = _shown(case, new, look, name, value, True)
+            if found and _touches(largest_part(new), (case.label == value) & ~new):
+                merged[identifier] = found
+                continue
         waiting.remove(identifier)
-        # whole, since a picture that ends where a box ends would say that it is painted
-        case = read_injected(raw, identifier, of_case[identifier], whole=True)
-        plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
-        if found := _shown(plain, case.new(value), looks, name, value, True):
+        if found:
             painted += found
             hosts[of_case[identifier]["host"]] += 1
             patients[raw.patients[of_case[identifier]["host"]]] += 1
+            made_from.update(origins(of_case[identifier]))
     return painted
 
 
-def _turn(host: str, hosts: Counter[str], patients: Counter[str], raw: RawDataset) -> tuple[int, int]:
-    return hosts[host], patients[raw.patients[host]]
+def _touches(lesion: np.ndarray, others: np.ndarray) -> bool:
+    """Whether one of (z, y, x) voxels, or one of its 26 neighbours, is among others."""
+    from scipy import ndimage
+
+    (box,) = ndimage.find_objects(lesion.astype(np.uint8))
+    around = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
+    return bool((ndimage.binary_dilation(lesion[around], np.ones((3, 3, 3))) & others[around]).any())
+
+
+def _turn(
+    record: dict, hosts: Counter[str], patients: Counter[str], made_from: Counter[str], raw: RawDataset
+) -> tuple[int, int, int]:
+    host = record["host"]
+    donors = origins(record) - {host}
+    return hosts[host], patients[raw.patients[host]], max((made_from[donor] for donor in donors), default=0)
 
 
 def _real(
-    raw: RawDataset, hosts: Collection[str], name: str, number: int, looks: Looks, rng: np.random.Generator
+    raw: RawDataset,
+    hosts: Collection[str],
+    made_from: Collection[str],
+    name: str,
+    number: int,
+    look: _Look,
+    rng: np.random.Generator,
 ) -> list[Shown]:
-    """At most a number of real lesions of a class, of as many cases, none of them a host.
+    """Real lesions of a class to choose a number from, of as many cases, none of them a host.
 
-    Patients who are no host come first, and a second case of a patient after all first ones: a reader who finds the
-    same anatomy twice knows more than was asked.
+    Those of patients from whom no shown painted lesion is made come first, and others only where these are too few: a
+    reader who finds the same anatomy or the same outline twice knows that one of them was painted. A second case of a
+    patient comes after all first ones.
+
+    Args:
+        hosts: real cases with a painted lesion that is shown.
+        made_from: real cases that the shown synthetic cases are made from, as hosts or donors.
+        number: of lesions that will be shown.
     """
-    cases = sorted(set(raw.cases) - set(hosts))
-    value, shown = raw.roles.values[name], Counter({raw.patients[host]: len(cases) for host in hosts})
-    turns = {}
+    cases, value = sorted(set(raw.cases) - set(hosts)), raw.roles.values[name]
+    patients = {raw.patients[case] for case in {*hosts, *made_from} & set(raw.patients)}
+    turns, seen = {}, Counter[str]()
     for case in (cases[i] for i in rng.permutation(len(cases))):
-        turns[case] = shown[raw.patients[case]]
-        shown[raw.patients[case]] += 1
+        turns[case] = (raw.patients[case] in patients) + (case in made_from), seen[raw.patients[case]]
+        seen[raw.patients[case]] += 1
     real: list[Shown] = []
     for case in sorted(turns, key=lambda case: turns[case]):
-        if len(real) >= number:
+        known, _ = turns[case]
+        if len(real) >= (number if known else _TRIED * number):
             break
         if (raw.read_label(case)[0] == value).any():
             scan = read_scan(raw, case)
-            real += _shown(scan, scan.label == value, looks, name, value, False)
+            real += _shown(scan, scan.label == value, look, name, value, False)
     return real
 
 
@@ -326,11 +457,12 @@ def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
     return [shown for lesion, i in zip(painted, chosen, strict=False) for shown in (lesion, real[i])]
 
 
-def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, value: int, painted: bool) -> list[Shown]:
+def _shown(scan: Scan, voxels: np.ndarray, look: _Look, name: str, value: int, painted: bool) -> list[Shown]:
     """A case's largest lesion of a class; none if it is too small to see."""
     lesion = largest_part(voxels)
     pixels = int(lesion.sum((1, 2)).max())
     if pixels < _LEAST:
         return []
-    picture = lesion_picture(scan, lesion, Looks(looks.windows, {name: value}, looks.channel), name)
+    looks = Looks(look.looks.windows, {name: value}, look.looks.channel)
+    picture = lesion_picture(look.of(scan), lesion, looks, name)
     return [Shown(picture, painted, name, scan.identifier, round(pixels * scan.spacing[1] * scan.spacing[2], 1))]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nnunet_difflung.commands.augment import main as augment
 from nnunet_difflung.commands.turing import main
@@ -15,21 +19,29 @@ from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pages import render
 from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.report import blind_reading
 from nnunet_difflung.report.blind_reading import (
     ANSWERS,
     Shown,
+    _Look,
     _matched,
+    _painted,
+    _real,
     _shown,
     make_reading,
+    new_token,
     read_answers,
+    read_key,
     score,
 )
-from nnunet_difflung.report.injected import Scan, cases_of
+from nnunet_difflung.report.injected import InjectedCase, Scan, cases_of
 from nnunet_difflung.report.lesion_pictures import Looks
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.browser import in_browser
-from tests.support.tiny import make_dataset
+from tests.support.modes import mode, set_modes
+from tests.support.tiny import make_dataset, write_array
 
 COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--gate", "report"]
 
@@ -78,16 +90,52 @@ def test_a_real_lesion_is_of_another_patient_than_the_hosts_where_there_is_one(f
         assert raw.patients[manifest["cases"][painted.case]["host"]] != raw.patients[real.case]
 
 
+def test_a_real_lesion_is_of_another_patient_than_the_donors_where_there_is_one(folders, fingerprint) -> None:
+    """A painted lesion has the outline of its donor's, which would be seen twice."""
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "8"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        painted, real = sorted(
+            make_reading(raw, manifest, "copy_paste", 1, seed), key=lambda lesion: not lesion.painted
+        )
+        donors = {operation["donor"] for operation in manifest["cases"][painted.case]["operations"]}
+        assert donors
+        assert raw.patients[real.case] not in {raw.patients[donor] for donor in donors}
+
+
+def test_donors_are_shown_last_and_only_if_others_are_too_few(folders) -> None:
+    make_dataset(folders[0], patients=6, slices=2)
+    raw = open_raw_dataset("801")
+    look, rng = _Look(raw, Looks({"w": (-1000.0, 0.0)}, {})), np.random.default_rng(0)
+    cases = sorted(raw.cases)
+    donors, left = {case for case in cases if case.endswith("_s00")}, "lung_006_s00"
+
+    def chosen(made_from: set[str], number: int) -> list[str]:
+        return [lesion.case for lesion in _real(raw, (), made_from, "ILD", number, look, rng)]
+
+    assert set(chosen(donors - {left}, 2)) == {left, "lung_006_s01"}, "the only patient who is no donor"
+    assert chosen(donors - {left}, 1)[0].startswith("lung_006")
+    further = chosen(donors, 6)
+    assert len(further) == 6
+    assert donors.isdisjoint(further), "other slices of the donors, before those with the lesion itself"
+    assert len(chosen(set(cases), 3)) == 3, "rather donors than no reading"
+
+
 def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint) -> None:
     """Whatever the seed: it is not enough that each class leaves out the hosts of its own lesions."""
     make_dataset(folders[0], patients=6, slices=2)
     augment([*COPY, "--max-synthetic", "8", "--target-share", "emphysema=0.1", "ILD=0.2"])
     raw = open_raw_dataset("801")
     manifest = read_manifest(raw.folder)
+    orders = set()
     for seed in range(20):
         lesions = make_reading(raw, manifest, "copy_paste", 2, seed)
+        orders.add(tuple(lesion.painted for lesion in lesions))
         hosts = {manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted}
         assert hosts.isdisjoint(lesion.case for lesion in lesions if not lesion.painted)
+    assert len(orders) > 2, "painted and real ones in random order"
 
 
 def test_a_synthetic_case_that_broke_off_is_named(folders, fingerprint) -> None:
@@ -132,8 +180,36 @@ def test_painted_lesions_are_spread_over_hosts_and_patients(folders, fingerprint
 def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
     main(["-d", "801", "-o", str(tmp_path / "again"), "--number", "5"])
     main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5", "--seed", "1"])
-    assert read_json(tmp_path / "again" / "key.json") == read_json(reading / "key.json")
-    assert read_json(tmp_path / "other" / "key.json") != read_json(reading / "key.json")
+    same, again, other = (
+        list(read_json(folder / "key.json")["pictures"].values())
+        for folder in (reading, tmp_path / "again", tmp_path / "other")
+    )
+    assert again == same
+    assert other != same
+
+
+def test_answers_of_another_reading_are_refused_even_if_it_has_as_many_pictures(reading: Path, tmp_path: Path) -> None:
+    """With the wrong key, a reader who knows every painted lesion would be right half of the time."""
+    main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5"])
+    key = read_json(reading / "key.json")["pictures"]
+    answers = tmp_path / "answers.csv"
+    right = (f"{picture},{ANSWERS[3 if row['painted'] else 0]}\n" for picture, row in key.items())
+    answers.write_text("picture,answer\n" + "".join(right))
+    with pytest.raises(BadInput, match="belongs to another reading; give with -o the folder of the key"):
+        main(["--score", str(answers), "-o", str(tmp_path / "other")])
+    assert main(["--score", str(answers), "-o", str(reading)]) == 0
+    assert read_json(reading / "score.json")["readers"]["answers"]["all"]["accuracy"] == 1.0
+
+
+def test_a_key_without_a_token_stays_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "key.json", {"format": 1, "pictures": KEY})
+    assert read_key(tmp_path / "key.json") == KEY
+
+
+def test_no_token_looks_like_a_number_a_date_or_a_word() -> None:
+    tokens = {new_token() for _ in range(200)}
+    assert len(tokens) == 200
+    assert all(re.fullmatch("[a-z]{6}", token) and not set(token) & set("aeiouy") for token in tokens)
 
 
 def test_a_key_is_never_overwritten(reading: Path) -> None:
@@ -141,6 +217,22 @@ def test_a_key_is_never_overwritten(reading: Path) -> None:
     with pytest.raises(BadInput, match="already holds a reading"):
         main(["-d", "801", "-o", str(reading)])
     assert (reading / "key.json").read_bytes() == before
+
+
+def test_an_interrupted_reading_is_made_again_and_is_as_private_as_the_dataset(
+    reading: Path, folders, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    set_modes(folders[0] / "Dataset801_Tiny", 0o600, 0o700)
+    out = tmp_path / "private"
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "write_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(["-d", "801", "-o", str(out), "--number", "1"])
+    assert main(["-d", "801", "-o", str(out), "--number", "1"]) == 0
+    assert {path.name: mode(path) for path in out.iterdir()} == {"reading.html": 0o600, "key.json": 0o600}
 
 
 def test_answers_of_a_browser_are_scored(reading: Path, capsys) -> None:
@@ -176,6 +268,12 @@ def test_a_perfect_reader() -> None:
     row = table["all"]
     assert (row["accuracy"], row["auc"], row["high"]) == (1.0, 1.0, 1.0)
     assert row["low"] == pytest.approx(0.025 ** (1 / 40))
+
+
+def test_a_class_called_all_does_not_replace_the_total() -> None:
+    key = {p: {**row, "class": "all"} if row["class"] == "a" else row for p, row in KEY.items()}
+    table = score(dict.fromkeys(key, 3), key)
+    assert {name: row["pictures"] for name, row in table.items()} == {"all": 40, "all (class)": 20, "b": 20}
 
 
 def test_degrees_of_certainty_count_in_the_auc_alone() -> None:
@@ -291,8 +389,93 @@ def test_area_is_that_of_the_lesion_that_is_shown() -> None:
     label[0, 10:15, 10:15] = 2
     label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
     scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
-    (lesion,) = _shown(scan, label == 2, Looks({"w": (0.0, 1.0)}, {}, 0), "a", 2, False)
+    (lesion,) = _shown(scan, label == 2, _Look(None, Looks({"w": (0.0, 1.0)}, {}, 0)), "a", 2, False)
     assert lesion.area == 25.0
+
+
+def test_a_lesion_that_merges_with_one_of_the_host_is_shown_last(folders, monkeypatch) -> None:
+    """What is seen and outlined is both, off the middle and larger than the area that is matched."""
+    make_dataset(folders[0], patients=4, slices=1)
+    raw = open_raw_dataset("801")
+    hosts = sorted(raw.cases)
+    merging = {"difflung_0", "difflung_2"}
+
+    def read(_, identifier: str, record: dict, whole: bool) -> InjectedCase:
+        before = np.zeros((1, 40, 40), np.int16)
+        before[0, 5:15, 5:15] = 3
+        label = before.copy()
+        corner = 15 if identifier in merging else 16  # beside the corner of the host's, or a voxel away
+        label[0, corner : corner + 8, corner : corner + 8] = 3
+        image, view = np.zeros((1, 1, 40, 40), np.float32), axial_view({"spacing": (5.0, 1.0, 1.0)})
+        return InjectedCase(identifier, image, label, (5.0, 1.0, 1.0), view, image, before, record)
+
+    monkeypatch.setattr(blind_reading, "read_injected", read)
+    operations = [{"pathology": "ILD", "donor": hosts[0]}]
+    records = {
+        f"difflung_{n}": {"method": "copy_paste", "host": host, "sources": [host], "operations": operations}
+        for n, host in enumerate(hosts)
+    }
+
+    def painted(number: int, seed: int) -> list[str]:
+        rng, counts = np.random.default_rng(seed), (Counter[str](), Counter[str]())
+        look = _Look(raw, Looks({"w": (-1000.0, 0.0)}, {}))
+        found = _painted(raw, {"cases": records}, "copy_paste", "ILD", number, look, rng, *counts, 4)
+        return [lesion.case for lesion in found]
+
+    for seed in range(5):
+        assert merging.isdisjoint(painted(2, seed))
+        assert len(painted(2, seed)) == 2
+        assert set(painted(4, seed)[2:]) == merging
+
+
+def add_noise_and_table(folder: Path) -> None:
+    """What a scan has around the body: noise, and something bright that does not touch it."""
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(0)
+    for path in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        around = image == -1000
+        image[around] = np.rint(rng.normal(-960, 20, around.sum()))
+        image[:, -2:, :3] = 300
+        write_array(path, image)
+
+
+def corners(picture: Picture) -> np.ndarray:
+    """Grey values in the corners of a picture, where no body is."""
+    image = np.array(Image.open(io.BytesIO(base64.b64decode(picture.views["lung window"].split(",")[1]))))
+    assert image.shape == (32, 32), "the whole slice"
+    return np.concatenate([image[rows, columns].ravel() for rows in ENDS for columns in ENDS])
+
+
+ENDS = slice(0, 3), slice(-3, None)
+
+
+def test_what_is_around_the_body_does_not_say_which_slices_were_painted_as_a_whole(folders, tmp_path: Path) -> None:
+    add_noise_and_table(make_dataset(folders[0], patients=6))
+    network = [
+        "--preset",
+        "fast",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--steps",
+        "2",
+        "--paint",
+        "full",
+        "--gate",
+        "report",
+    ]
+    augment(["-d", "801", "-f", "0", "--method", "cbmat", "-device", "cpu", "--max-synthetic", "4", *network])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "cbmat", 2, 0)
+    assert {lesion.painted for lesion in lesions} == {True, False}
+    assert {int(value) for lesion in lesions for value in corners(lesion.picture)} == {round(255 * 350 / 1500)}
+    main(["-d", "801", "-o", str(tmp_path / "reading"), "--method", "cbmat"])
+    page = (tmp_path / "reading" / "reading.html").read_text()
+    assert "in a slice that a computer has painted as a whole" in page
+    assert "into a real scan" not in page
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(folders, tmp_path: Path) -> None:
@@ -306,4 +489,4 @@ def test_an_enlarged_picture_is_called_by_its_number_and_class(reading: Path) ->
     script = "document.querySelector('.enlarge').click(); return document.querySelector('#legend').textContent;"
     said, _ = in_browser(reading / "reading.html", script)
     key = read_json(reading / "key.json")["pictures"]
-    assert said == f"1: {key['1']['class']} (1 of {len(key)})"
+    assert said == f"1: {next(iter(key.values()))['class']} (1 of {len(key)})"
