@@ -172,8 +172,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation; notes of which checkpoint it is, which the folder does not say after ``--val_best``.
 
+        nnU-Net scores every file in the folder, so what an earlier training with other folds left there goes first.
         Fold ``all``, which has seen every label, leaves the cascade's next stage the predictions of the other folds.
         """
+        self._clear_validation()
         settings = self.configuration_manager.configuration
         stages = settings.pop("next_stage", None) if self.fold == "all" else None
         if stages:
@@ -187,6 +189,25 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 settings["next_stage"] = stages
         if self.local_rank == 0:
             write_json(Path(self.output_folder) / VALIDATED, {"checkpoint": self._loaded or "checkpoint_final.pth"})
+
+    def _clear_validation(self) -> None:
+        """Deletes scores and the predictions of cases that are not validated now, before any process writes one."""
+        if self.local_rank == 0:
+            folder, validated = Path(self.output_folder) / "validation", set(self.do_split()[1])
+            (folder / "summary.json").unlink(missing_ok=True)
+            gone = set()
+            for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
+                for path in folder.glob(f"*{ending}"):
+                    if (name := path.name.removesuffix(ending)) not in validated:
+                        path.unlink()
+                        gone.add(name)
+            if gone:
+                self.print_to_log_file(
+                    f"Deleted predictions of {len(gone)} cases in {folder} that this fold does not validate (first: "
+                    f"{min(gone)}): an earlier training with other folds has left them."
+                )
+        if self.is_ddp:
+            torch.distributed.barrier()
 
     def _seed(self, moment: int | str) -> int:
         """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""

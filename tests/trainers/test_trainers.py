@@ -871,6 +871,31 @@ def test_the_validated_checkpoint_is_noted(base, validated):
     assert len(validated) == 2
 
 
+def test_predictions_of_an_earlier_training_with_other_folds_are_not_scored(base, validated, capsys):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    folder = Path(trainer.output_folder) / "validation"
+    folder.mkdir()
+    for case in (REAL[0], "patient2_s0"):
+        for ending in (".nii.gz", ".npz", ".pkl"):
+            (folder / f"{case}{ending}").write_text("")
+    (folder / "summary.json").write_text("{}")
+    trainer.perform_actual_validation()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{REAL[0]}{end}" for end in (".nii.gz", ".npz", ".pkl")]
+    assert re.search(r"Deleted predictions of 1 cases in .*\(first: patient2_s0\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_on_several_gpus_the_first_process_deletes_them_before_any_writes(base, validated, monkeypatch, rank):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    old, seen = Path(trainer.output_folder) / "validation" / "patient2_s0.nii.gz", []
+    old.parent.mkdir()
+    old.write_text("")
+    trainer.is_ddp, trainer.local_rank = True, rank
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: seen.append((old.exists(), len(validated))))
+    trainer.perform_actual_validation()
+    assert seen == [(rank == 1, 0)]
+
+
 def test_fold_all_leaves_the_next_stage_the_predictions_of_the_other_folds(base, validated):
     for fold, expected in ((0, ["3d_cascade_fullres"]), ("all", None)):
         trainer = begin("nnUNetTrainerDiffLungReference", fold)
