@@ -398,6 +398,22 @@ def test_fold_all_is_checked_too(base):
         begin("nnUNetTrainerDiffLung", "all")
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung", "nnUNetTrainerDiffLungReference"])
+def test_fold_all_does_not_train_on_arrays_of_a_case_that_left_the_dataset(base, name):
+    tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
+    begin(name, 0)
+    with pytest.raises(RuntimeError, match=rf"1 cases in .* are not in .*{MANIFEST} \(patient9_s0\).* run nnUNetv2_pre"):
+        begin(name, "all")
+
+
+def test_fold_all_of_a_dataset_that_was_never_augmented_has_the_cases_of_its_split_file(base, never_augmented):
+    tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
+    begin("nnUNetTrainerDiffLungReference", "all")  # nothing says which cases there are
+    (base / "splits_final.json").write_text(json.dumps(SPLITS))
+    with pytest.raises(RuntimeError, match=r"1 cases in .* are not in .*splits_final.json \(patient9_s0\)"):
+        begin("nnUNetTrainerDiffLungReference", "all")
+
+
 def test_arrays_of_something_else_are_refused(base, monkeypatch):
     asked = []
 
