@@ -28,11 +28,12 @@ class Dose:
         """The share in an epoch, which depends on nothing else and so is the same after ``--c``.
 
         Args:
-            epoch: 0 to ``epochs`` − 1.
+            epoch: 0 to ``epochs`` − 1; ``epochs``, where a finished training is continued, counts as the last.
             epochs: of the whole training; a training of one epoch has the mean.
         """
         if self.schedule == "constant" or epochs < 2:
             return self.share
+        epoch = min(epoch, epochs - 1)
         return 2 * self.share * (1 - epoch / (epochs - 1))
 
     def as_record(self) -> dict[str, float | str]:

@@ -17,6 +17,7 @@ def test_a_constant_share_is_the_same_in_every_epoch():
 def test_a_falling_share_begins_with_twice_the_share_and_ends_with_real_cases_alone():
     dose = Dose(0.3, "falling")
     assert (dose.at(0, 21), dose.at(10, 21), dose.at(20, 21)) == pytest.approx((0.6, 0.3, 0))
+    assert dose.at(21, 21) == 0, "where a finished training is continued"
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 20, 1000])
