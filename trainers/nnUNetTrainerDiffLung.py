@@ -372,7 +372,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         return cases | {case_record.DOSE: self._dose_record()}
 
     def _sums(self) -> list[float]:
-        return [float(p.detach().double().sum()) for p in self.network.parameters()] if self.local_rank == 0 else []
+        return [float(p.detach().cpu().double().sum()) for p in self.network.parameters()] if self.local_rank == 0 else []
 
     def _notice_other_weights(self) -> None:
         """Notes that a new training begins with weights of unknown origin, which a caller in Python has loaded."""

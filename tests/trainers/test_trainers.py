@@ -10,6 +10,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -730,6 +731,26 @@ def test_weights_that_python_gave_a_new_training_are_of_unknown_origin(nnunet, m
     assert "does not say which cases it was trained on" in capsys.readouterr().out
     assert trainer.my_init_kwargs[case_record.KEY]["pretrained"] == {"cases": [], "complete": False}
     assert json.loads((Path(trainer.output_folder) / "debug.json").read_text())["pretrained"] == "unknown"
+
+
+def test_sums_of_weights_need_no_float64_of_the_device(base, monkeypatch):
+    """Apple's MPS has none."""
+
+    class OnMPS:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return torch.ones(3)
+
+        def double(self):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def with_such_a_network(self):
+        self.network = SimpleNamespace(parameters=lambda: [OnMPS()])
+
+    monkeypatch.setattr(nnUNetTrainer, "initialize", with_such_a_network)
+    assert begin("nnUNetTrainerDiffLungReference")._fresh == [3.0]
 
 
 def test_a_continued_training_keeps_what_its_first_weights_had_seen(base, monkeypatch):
