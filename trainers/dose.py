@@ -64,7 +64,7 @@ def dose_of(environment: Mapping[str, str], default: float | None) -> Dose | Non
         return None
     if schedule == "falling" and share > 0.5:
         raise ValueError(
-            f"{SHARE} is {share:g} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to 0.5"
+            f"{SHARE} is {_number(share)} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to 0.5"
         )
     return Dose(share, schedule)
 
@@ -88,4 +88,10 @@ def as_variables(record: Mapping[str, float | str] | None) -> str:
     """What a checkpoint's record (``Dose.as_record``) would be as environment variables, for a message."""
     if record is None:
         return f"{SHARE}={BY_CASES}"
-    return f"{SHARE}={record['share']:g} {SCHEDULE}={record['schedule']}"
+    return f"{SHARE}={_number(float(record['share']))} {SCHEDULE}={record['schedule']}"
+
+
+def _number(share: float) -> str:
+    """A share as it is read again to the same bits; short where six digits suffice."""
+    short = f"{share:g}"
+    return short if float(short) == share else repr(share)

@@ -67,7 +67,7 @@ def test_an_impossible_schedule_is_refused(environment, message):
         dose_of(environment, None)
 
 
-@pytest.mark.parametrize("dose", [None, Dose(0), Dose(0.3), Dose(0.25, "falling")])
+@pytest.mark.parametrize("dose", [None, Dose(0), Dose(0.3), Dose(0.3333333), Dose(0.25, "falling")])
 def test_a_record_names_the_variables_that_give_it_again(dose):
     text = as_variables(None if dose is None else dose.as_record())
     assert dose_of(dict(part.split("=") for part in text.split()), 0.7) == dose
