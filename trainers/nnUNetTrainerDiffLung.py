@@ -135,7 +135,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's iteration, then one step of the cyclic learning rate."""
         outputs = super().train_step(batch)
-        if self.cyclic:
+        if isinstance(self.lr_scheduler, IterationCyclicLR):
             self.lr_scheduler.step()
         if self._mixture is not None:
             self._mixture.count(batch[DRAWN])
@@ -143,7 +143,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Puts the slow weights into the network before it is validated and saved."""
-        if self.cyclic:
+        if isinstance(self.optimizer, LookaheadSGD):
             self.optimizer.synchronise()
         super().on_train_epoch_end(train_outputs)
         if self._mixture is not None:
@@ -166,7 +166,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         self._loaded = Path(filename_or_checkpoint).name if isinstance(filename_or_checkpoint, str) else ""
         self._continued = True
         self._check_record()
-        if self.cyclic:
+        if isinstance(self.lr_scheduler, IterationCyclicLR):
             self.lr_scheduler.restore()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -876,6 +876,28 @@ def test_a_poly_arm_continues_from_its_checkpoint_to_the_same_bits(nnunet, monke
     assert torch.equal(weights(continued), weights(straight))
 
 
+def test_a_trainer_derived_from_ours_may_have_its_own_optimizer(nnunet, monkeypatch):
+    """Its schedule is stepped by nnU-Net alone, once an epoch."""
+
+    def adam(self):
+        optimizer = torch.optim.AdamW(self.network.parameters(), 1e-3)
+        return optimizer, PolyLRScheduler(optimizer, 1e-3, self.num_epochs)
+
+    name = "nnUNetTrainerDiffLungReference"
+    monkeypatch.setattr(getattr(trainers, name), "configure_optimizers", adam)
+    trainer, rates = short(name, monkeypatch), []
+    step = nnUNetTrainer.train_step
+
+    def recorded(self, batch):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, batch)
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", recorded)
+    trainer.run_training()
+    assert rates == pytest.approx([1e-3 * (1 - epoch / 3) ** 0.9 for epoch in range(3) for _ in range(4)])
+    assert short(name, monkeypatch, go_on=True).current_epoch == 3
+
+
 def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
     trainer = trainer_of("nnUNetTrainerDiffLungCopyPaste_10epochs")
     trainer.initialize()
