@@ -230,6 +230,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self._cases is None:
             check_split(self)
             tr_keys, val_keys = super().do_split()
+            if self.fold == "all":  # in the order of the folder, which decides draws and is another on every machine
+                tr_keys, val_keys = sorted(tr_keys), sorted(val_keys)
             manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
             if self.use_synthetic:
                 self._settle_method(manifest)

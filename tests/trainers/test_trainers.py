@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -176,6 +177,12 @@ def test_fold_all_validates_on_real_cases_only(nnunet):
     tr_keys, val_keys = trainer_of("nnUNetTrainerDiffLung", "all").do_split()
     assert sorted(tr_keys) == sorted([*REAL, "difflung_difflung_all"])
     assert sorted(val_keys) == sorted(REAL)
+
+
+def test_fold_all_does_not_depend_on_the_order_of_the_folder(nnunet, monkeypatch):
+    backwards = [*sorted(REAL, reverse=True), "difflung_difflung_all"]
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "get_identifiers", lambda *_: list(backwards))
+    assert trainer_of("nnUNetTrainerDiffLung", "all").do_split() == ([*REAL, "difflung_difflung_all"], REAL)
 
 
 def test_synthetic_cases_never_reach_validation_even_if_the_split_lists_them(nnunet):
