@@ -30,6 +30,7 @@ from nnunet_difflung.trainers.schedule import IterationCyclicLR
 from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split, known_patients
 
 _CUDA = torch.device("cuda")
+LENGTHS = (1, 5, 10, 20, 100, 250)  # epochs in which each arm exists beside nnU-Net's 1000; -> __init__.py
 _CHECKED = "difflung_checked"  # key in the store of a training on several GPUs
 
 
@@ -334,9 +335,9 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     @classmethod
     def reference_name(cls) -> str:
-        """The trainer of the real cases alone that differs from this one in nothing else."""
+        """The trainer of the real cases alone that differs from this one in nothing else, but for lengths of others."""
         arm = "nnUNetTrainerDiffLungReference" + ("" if cls.cyclic else "Poly")
-        return arm if cls.epochs is None else f"{arm}_{cls.epochs}epoch{'s' if cls.epochs > 1 else ''}"
+        return arm if cls.epochs not in LENGTHS else f"{arm}_{cls.epochs}epoch{'s' if cls.epochs > 1 else ''}"
 
     def _begin(self) -> None:
         """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""

@@ -456,6 +456,14 @@ def test_a_fold_whose_targets_are_met_trains_as_the_reference_and_says_so(base, 
     assert name.replace("SegGuided", "Reference") in said
 
 
+@pytest.mark.parametrize("epochs", [50, 20])
+def test_the_reference_that_a_message_names_exists(epochs):
+    derived = type("nnUNetTrainerOfAUser", (trainers.nnUNetTrainerDiffLung,), {"epochs": epochs})
+    expected = {50: "nnUNetTrainerDiffLungReference", 20: "nnUNetTrainerDiffLungReference_20epochs"}
+    assert derived.reference_name() == expected[epochs]
+    assert derived.reference_name() in trainers.__all__
+
+
 def test_a_run_whose_cases_are_lost_is_no_fold_whose_targets_are_met(base):
     run = {"method": "mat", "fold": 1, "summary": {"injected": 3}}
     change(base / MANIFEST, lambda manifest: manifest["runs"].append(run))
