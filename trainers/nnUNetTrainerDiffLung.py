@@ -78,8 +78,9 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.cyclic:
             self.initial_lr = self.peak
-        if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net has set it to all cores
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))  # nnU-Net has set it to all cores
         if self.epochs is not None:
             self.num_epochs = self.epochs
         self._cases: TrainingCases | None = None  # -> initialize

@@ -802,6 +802,16 @@ def test_other_processes_wait_for_the_checks_of_the_first_longer_than_for_each_o
 # ---- training ----
 
 
+@pytest.mark.parametrize(("text", "threads"), [("1", [1]), ("0", []), ("²", []), ("4,2", []), ("", [])])
+def test_a_number_of_threads_is_respected_and_anything_else_is_ignored(nnunet, monkeypatch, text, threads):
+    asked = []
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.setattr(nnUNetTrainer, "__init__", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    trainers.nnUNetTrainerDiffLung({}, "2d", 0, {}, torch.device("cpu"))
+    assert asked == threads
+
+
 def test_killed_training_continues_to_the_same_bits(nnunet):
     search = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     environment = dict(os.environ, DIE_AT_STEP="17", PYTHONPATH=search)  # in the third of three epochs of seven steps
