@@ -661,6 +661,13 @@ def test_a_training_whose_cases_of_cbmat_have_changed_too_cannot_be_moved(base):
         resumed(fold=1)
 
 
+def test_a_validation_of_the_best_checkpoint_after_cases_were_removed_says_so(base):
+    trainer = trained()
+    change(base / MANIFEST, lambda manifest: manifest["cases"].pop("difflung_difflung_0"))
+    with pytest.raises(RuntimeError, match="cases difflung_difflung_0 were removed from Dataset942_Tiny since .* --val$"):
+        trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_final.pth"))
+
+
 def test_other_contents_of_the_same_cases_are_other_cases(base, monkeypatch):
     names = (*REAL, *SYNTHETIC)
     contents = {name: {f"imagesTr/{name}_0000.nii.gz": sha256(name.encode()).hexdigest()} for name in names}
