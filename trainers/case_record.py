@@ -18,6 +18,7 @@ from nnunet_difflung.trainers.training_cases import TrainingCases
 
 KEY = CASES_IN_CHECKPOINT  # nnU-Net saves and restores it as it is
 DOSE = "dose"  # in that record: the trainer's dose of synthetic patches, None where there is none
+SEED = "seed"  # in that record: DIFFLUNG_SEED; None where the training was begun by a version that did not note it
 _KINDS = {"real": "real training", "synthetic": "synthetic training", "validation": "validation"}
 
 
@@ -53,7 +54,7 @@ def _contents(dataset_name: str, real: set[str], synthetic: Sequence[str]) -> di
     of_files = manifest["files"]
     if gone := [name for name in synthetic if name not in manifest["cases"]]:
         raise RuntimeError(
-            f"the synthetic cases {first_names(gone)} were removed from {dataset_name} since this training began; train "
+            f"synthetic cases were removed from {dataset_name} since this training began ({first_names(gone)}); train "
             f"anew, or restore the splits and cases that it began with and repeat the validation with --val"
         )
     for name in synthetic:

@@ -64,7 +64,8 @@ def dose_of(environment: Mapping[str, str], default: float | None) -> Dose | Non
         return None
     if schedule == "falling" and share > 0.5:
         raise ValueError(
-            f"{SHARE} is {_number(share)} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to 0.5"
+            f"{SHARE} is {_number(share)} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to "
+            f"0.5"
         )
     return Dose(share, schedule)
 

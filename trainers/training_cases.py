@@ -19,7 +19,7 @@ from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.patients.ids import UnknownPatients
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.synthetic_cases import needs_none
 
@@ -230,9 +230,9 @@ def _check_known(trainer: Arm, cases: TrainingCases) -> None:
     unknown = {*cases.real, *cases.validation} - known
     if unknown:
         raise RuntimeError(
-            f"{len(unknown)} cases in {trainer.preprocessed_dataset_folder} are not in {where} "
-            f"({first_names(unknown)}), so they may have left {name}, and fold all would train on them; where the raw dataset is, run "
-            f"{preprocess_command(trainer)}, which deletes arrays of cases that it does not hold"
+            f"{trainer.preprocessed_dataset_folder} holds {counted(len(unknown), 'case')} not in {where} "
+            f"({first_names(unknown)}), which may have left {name}, and fold all would train on all; where the raw "
+            f"dataset is, run {preprocess_command(trainer)}, which deletes arrays of cases that are not in it"
         )
 
 

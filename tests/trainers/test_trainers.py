@@ -410,7 +410,7 @@ def test_fold_all_is_checked_too(base):
 def test_fold_all_does_not_train_on_arrays_of_a_case_that_left_the_dataset(base, name):
     tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
     begin(name, 0)
-    with pytest.raises(RuntimeError, match=rf"1 cases in .* are not in .*{MANIFEST} \(patient9_s0\).* run nnUNetv2_pre"):
+    with pytest.raises(RuntimeError, match=rf"holds 1 case not in {MANIFEST} \(patient9_s0\).* run nnUNetv2_pre"):
         begin(name, "all")
 
 
@@ -418,7 +418,7 @@ def test_fold_all_of_a_dataset_that_was_never_augmented_has_the_cases_of_its_spl
     tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
     begin("nnUNetTrainerDiffLungReference", "all")  # nothing says which cases there are
     (base / "splits_final.json").write_text(json.dumps(SPLITS))
-    with pytest.raises(RuntimeError, match=r"1 cases in .* are not in .*splits_final.json \(patient9_s0\)"):
+    with pytest.raises(RuntimeError, match=r"holds 1 case not in .*splits_final.json \(patient9_s0\)"):
         begin("nnUNetTrainerDiffLungReference", "all")
 
 
@@ -664,7 +664,7 @@ def test_a_training_whose_cases_of_cbmat_have_changed_too_cannot_be_moved(base):
 def test_a_validation_of_the_best_checkpoint_after_cases_were_removed_says_so(base):
     trainer = trained()
     change(base / MANIFEST, lambda manifest: manifest["cases"].pop("difflung_difflung_0"))
-    with pytest.raises(RuntimeError, match="cases difflung_difflung_0 were removed from Dataset942_Tiny since .* --val$"):
+    with pytest.raises(RuntimeError, match=r"removed from Dataset942_Tiny since .* \(difflung_difflung_0\).* --val$"):
         trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_final.pth"))
 
 
@@ -766,7 +766,9 @@ def test_sums_of_weights_need_no_float64_of_the_device(base, monkeypatch):
             return torch.ones(3)
 
         def double(self):
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
 
     def with_such_a_network(self):
         self.network = SimpleNamespace(parameters=lambda: [OnMPS()])
@@ -937,6 +939,63 @@ def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.01)
 
 
+@pytest.mark.parametrize("first", [None, "7"])
+def test_a_training_is_not_continued_with_another_seed(base, monkeypatch, first):
+    if first:
+        monkeypatch.setenv("DIFFLUNG_SEED", first)
+    saved(begin("nnUNetTrainerDiffLungReference"), "checkpoint_latest.pth")
+    monkeypatch.setenv("DIFFLUNG_SEED", "8")
+    with pytest.raises(
+        RuntimeError, match=f"begun with DIFFLUNG_SEED={first or 12345} and is continued with DIFFLUNG_SEED=8, .*--c$"
+    ):
+        resumed("nnUNetTrainerDiffLungReference").on_train_start()
+
+
+def test_an_empty_seed_is_none_and_the_seed_is_on_record(base, monkeypatch):
+    seeds = set()
+    monkeypatch.delenv("DIFFLUNG_SEED", raising=False)
+    for text in (None, "", "12345"):
+        if text is not None:
+            monkeypatch.setenv("DIFFLUNG_SEED", text)
+        trainer = begin("nnUNetTrainerDiffLungReference")
+        trainer._save_debug_information()
+        notes = json.loads((Path(trainer.output_folder) / "debug.json").read_text())
+        assert (notes["seed"], trainer.my_init_kwargs[case_record.KEY]["seed"]) == ("12345", "12345")
+        seeds.add(trainer._seed("weights"))
+    assert len(seeds) == 1
+
+
+def test_a_training_of_a_version_that_noted_no_seed_is_continued_with_any(base, monkeypatch):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    del trainer.my_init_kwargs[case_record.KEY]["seed"]
+    saved(trainer, "checkpoint_latest.pth")
+    monkeypatch.setenv("DIFFLUNG_SEED", "8")
+    again = resumed("nnUNetTrainerDiffLungReference")
+    again.plot_network_architecture = lambda: None
+    again.on_train_start()
+    assert json.loads((Path(again.output_folder) / "debug.json").read_text())["seed"] == "unknown"
+    assert again.my_init_kwargs[case_record.KEY]["seed"] is None  # not that of now, with which it was not begun
+
+
+def test_a_finished_training_is_continued_with_any_variables_and_keeps_the_record_of_its_own(base, monkeypatch):
+    """``--c`` after the last epoch validates only."""
+    monkeypatch.setenv("DIFFLUNG_SEED", "7")
+    monkeypatch.setenv("DIFFLUNG_SYNTHETIC_SHARE", "cases")
+    finished = short("nnUNetTrainerDiffLungCopyPaste", monkeypatch)
+    finished.initialize()
+    finished.current_epoch = 2
+    path = saved(finished)
+    monkeypatch.delenv("DIFFLUNG_SEED")
+    monkeypatch.setenv("DIFFLUNG_SYNTHETIC_SHARE", "0")
+    again = short("nnUNetTrainerDiffLungCopyPaste", monkeypatch, go_on=True)
+    assert again.current_epoch == again.num_epochs
+    again.run_training()
+    record = torch.load(path, weights_only=False)["init_args"][case_record.KEY]
+    assert (record["seed"], record["dose"]) == ("7", None)
+    notes = json.loads((Path(again.output_folder) / "debug.json").read_text())
+    assert (notes["seed"], notes["dose"]) == ("7", "DIFFLUNG_SYNTHETIC_SHARE=cases")
+
+
 @pytest.fixture
 def validated(monkeypatch) -> list:
     """Instead of nnU-Net's validation: the next stages that it would predict for."""
@@ -972,7 +1031,7 @@ def test_predictions_of_an_earlier_training_with_other_folds_are_not_scored(base
     (folder / "summary.json").write_text("{}")
     trainer.perform_actual_validation()
     assert sorted(path.name for path in folder.iterdir()) == [f"{REAL[0]}{end}" for end in (".nii.gz", ".npz", ".pkl")]
-    assert re.search(r"Deleted predictions of 1 cases in .*\(first: patient2_s0\)", capsys.readouterr().out)
+    assert re.search(r"Deleted the predictions of 1 case in .* \(patient2_s0\)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
