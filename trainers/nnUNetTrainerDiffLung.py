@@ -207,8 +207,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                         gone.add(name)
             if gone:
                 self.print_to_log_file(
-                    f"Deleted the predictions of {counted(len(gone), 'case')} in {folder} ({first_names(gone)}), which are "
-                    f"not of this fold's validation: an earlier training with other folds has left them."
+                    f"Deleted the predictions of {counted(len(gone), 'case')} in {folder} ({first_names(gone)}), not "
+                    f"of this fold's validation: an earlier training with other folds has left them."
                 )
         if self.is_ddp:
             torch.distributed.barrier()

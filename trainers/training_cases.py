@@ -231,7 +231,7 @@ def _check_known(trainer: Arm, cases: TrainingCases) -> None:
     if unknown:
         raise RuntimeError(
             f"{trainer.preprocessed_dataset_folder} holds {counted(len(unknown), 'case')} not in {where} "
-            f"({first_names(unknown)}), which may have left {name}, and fold all would train on all; where the raw "
+            f"({first_names(unknown)}), which may have left {name}, and fold all takes every case there; where the raw "
             f"dataset is, run {preprocess_command(trainer)}, which deletes arrays of cases that are not in it"
         )
 

@@ -422,7 +422,11 @@ def test_fold_all_of_a_dataset_that_was_never_augmented_has_the_cases_of_its_spl
         begin("nnUNetTrainerDiffLungReference", "all")
 
 
-def test_arrays_of_something_else_are_refused(base, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "synthetic"),
+    [("nnUNetTrainerDiffLungReference", set()), ("nnUNetTrainerDiffLung", {"difflung_difflung_0"})],
+)
+def test_arrays_of_something_else_are_refused(base, monkeypatch, name, synthetic):
     asked = []
 
     def compare(*arguments, **_):
@@ -431,8 +435,8 @@ def test_arrays_of_something_else_are_refused(base, monkeypatch):
 
     monkeypatch.setattr(training_cases, "compare_preprocessed", compare)
     with pytest.raises(RuntimeError, match="other arrays; run nnUNetv2_preprocess"):
-        begin("nnUNetTrainerDiffLungReference")
-    assert asked == [NAME, base / "nnUNetPlans_2d", set(REAL)]
+        begin(name)
+    assert asked == [NAME, base / "nnUNetPlans_2d", {*REAL, *synthetic}]
 
 
 def test_what_could_not_be_checked_is_in_the_log(base, capsys):
@@ -845,6 +849,23 @@ def test_killed_training_continues_to_the_same_bits(nnunet):
     assert any(torch.equal(slow[0], w) for w in saved["network_weights"].values())  # the checkpoint's are the slow ones
 
 
+def test_a_checkpoint_that_breaks_off_leaves_the_one_before(base, monkeypatch):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    trainer.current_epoch = 4
+    path = saved(trainer, "checkpoint_latest.pth")
+
+    def broken_off(content, file):
+        Path(file).write_bytes(Path(path).read_bytes()[:1000])
+        raise OSError("No space left on device")
+
+    trainer.current_epoch = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", broken_off)
+        with pytest.raises(OSError, match="No space left"):
+            saved(trainer, "checkpoint_latest.pth")
+    assert resumed("nnUNetTrainerDiffLungReference").current_epoch == 5  # epochs that were done
+
+
 def test_initial_weights_follow_the_seed_and_are_the_same_in_all_arms(nnunet, monkeypatch):
     def fresh(name, seed, fold=0):
         monkeypatch.setenv("DIFFLUNG_SEED", str(seed))
@@ -1019,6 +1040,20 @@ def test_the_validated_checkpoint_is_noted(base, validated):
         trainer.perform_actual_validation()
         assert json.loads(note.read_text()) == {"checkpoint": expected}
     assert len(validated) == 2
+
+
+def test_the_validation_after_a_continued_training_is_that_of_its_end(base, validated, monkeypatch):
+    name = "nnUNetTrainerDiffLungReference"
+    begun = short(name, monkeypatch)
+    begun.initialize()
+    begun.current_epoch = 1
+    saved(begun, "checkpoint_latest.pth")
+    continued = short(name, monkeypatch, go_on=True)
+    assert continued.current_epoch == 2
+    continued.run_training()
+    continued.perform_actual_validation()
+    note = json.loads((Path(continued.output_folder) / "difflung_validated.json").read_text())
+    assert note == {"checkpoint": "checkpoint_final.pth"}
 
 
 def test_predictions_of_an_earlier_training_with_other_folds_are_not_scored(base, validated, capsys):
