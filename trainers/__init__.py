@@ -2,6 +2,7 @@
 
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
+    LENGTHS,
     nnUNetTrainerDiffLung,
     nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReference,
@@ -29,7 +30,6 @@ ARMS = (
     nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReferencePoly,
 )
-LENGTHS = (1, 5, 10, 20, 100, 250)
 
 
 def _of_length(arm: type[nnUNetTrainerDiffLung], epochs: int) -> type[nnUNetTrainerDiffLung]:

@@ -18,6 +18,7 @@ from nnunet_difflung.trainers.training_cases import TrainingCases
 
 KEY = CASES_IN_CHECKPOINT  # nnU-Net saves and restores it as it is
 DOSE = "dose"  # in that record: the trainer's dose of synthetic patches, None where there is none
+SEED = "seed"  # in that record: DIFFLUNG_SEED; None where the training was begun by a version that did not note it
 _KINDS = {"real": "real training", "synthetic": "synthetic training", "validation": "validation"}
 
 
@@ -31,6 +32,9 @@ def record_of(dataset_name: str, cases: TrainingCases) -> dict[str, Any]:
     Returns:
         ``real``, ``synthetic``, ``validation``: ids, sorted; ``contents``: one SHA-256 for the files of each of these
         lists, or None where the files' hashes are not known (no raw dataset, and none in the manifest).
+
+    Raises:
+        RuntimeError: a synthetic case has left the dataset.
     """
     lists = {kind: sorted(getattr(cases, kind)) for kind in _KINDS}
     contents = _contents(dataset_name, {*cases.real, *cases.validation}, cases.synthetic)
@@ -48,6 +52,11 @@ def _contents(dataset_name: str, real: set[str], synthetic: Sequence[str]) -> di
         contents = {name: hashes_of_case(raw, present[name], hashes) for name in real if name in present}
         hashes.save()
     of_files = manifest["files"]
+    if gone := [name for name in synthetic if name not in manifest["cases"]]:
+        raise RuntimeError(
+            f"synthetic cases were removed from {dataset_name} since this training began ({first_names(gone)}); train "
+            f"anew, or restore the splits and cases that it began with and repeat the validation with --val"
+        )
     for name in synthetic:
         contents[name] = {file: of_files[file]["after"] for file in manifest["cases"][name]["files"]}
     return contents

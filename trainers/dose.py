@@ -28,11 +28,12 @@ class Dose:
         """The share in an epoch, which depends on nothing else and so is the same after ``--c``.
 
         Args:
-            epoch: 0 to ``epochs`` − 1.
+            epoch: 0 to ``epochs`` − 1; ``epochs``, where a finished training is continued, counts as the last.
             epochs: of the whole training; a training of one epoch has the mean.
         """
         if self.schedule == "constant" or epochs < 2:
             return self.share
+        epoch = min(epoch, epochs - 1)
         return 2 * self.share * (1 - epoch / (epochs - 1))
 
     def as_record(self) -> dict[str, float | str]:
@@ -63,7 +64,8 @@ def dose_of(environment: Mapping[str, str], default: float | None) -> Dose | Non
         return None
     if schedule == "falling" and share > 0.5:
         raise ValueError(
-            f"{SHARE} is {share:g} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to 0.5"
+            f"{SHARE} is {_number(share)} and {SCHEDULE} is falling, which begins with twice the share; expected 0 to "
+            f"0.5"
         )
     return Dose(share, schedule)
 
@@ -87,4 +89,10 @@ def as_variables(record: Mapping[str, float | str] | None) -> str:
     """What a checkpoint's record (``Dose.as_record``) would be as environment variables, for a message."""
     if record is None:
         return f"{SHARE}={BY_CASES}"
-    return f"{SHARE}={record['share']:g} {SCHEDULE}={record['schedule']}"
+    return f"{SHARE}={_number(float(record['share']))} {SCHEDULE}={record['schedule']}"
+
+
+def _number(share: float) -> str:
+    """A share as it is read again to the same bits; short where six digits suffice."""
+    short = f"{share:g}"
+    return short if float(short) == share else repr(share)

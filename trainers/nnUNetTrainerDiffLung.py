@@ -20,7 +20,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import VALIDATED
 from nnunet_difflung.runtime.files import write_json
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.trainers import case_record, synthetic_cases
 from nnunet_difflung.trainers.dose import BY_CASES, SHARE, Dose, as_variables, dose_of
 from nnunet_difflung.trainers.loader import DRAWN, Mixture, mixed_training
@@ -30,6 +30,8 @@ from nnunet_difflung.trainers.schedule import IterationCyclicLR
 from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split, known_patients
 
 _CUDA = torch.device("cuda")
+LENGTHS = (1, 5, 10, 20, 100, 250)  # epochs in which each arm exists beside nnU-Net's 1000; -> __init__.py
+SEED = "DIFFLUNG_SEED"
 _CHECKED = "difflung_checked"  # key in the store of a training on several GPUs
 
 
@@ -40,8 +42,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     (CyclicLR with exponential range, Lookahead around SGD); validation and checkpoints use the slow weights.
 
     ``DIFFLUNG_SEED`` (default 12345) fixes the initial weights and, with ``nnUNet_n_proc_DA=0`` on the CPU, the whole
-    training, also across ``--c``. nnU-Net's worker processes for data augmentation (``nnUNet_n_proc_DA`` > 0) draw
-    from the system's entropy, as they always do.
+    training, also across ``--c``, which refuses another seed. nnU-Net's worker processes for data augmentation
+    (``nnUNet_n_proc_DA`` > 0) draw from the system's entropy, as they always do.
 
     On the CPU ``OMP_NUM_THREADS`` is respected; nnU-Net would use every core, and two trainings at the same time would
     take several times as long as one after the other.
@@ -58,6 +60,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     line of ``methods.METHODS``.
     """
 
+    seed: str = ""  # in debug.json: DIFFLUNG_SEED; -> initialize
     real_cases: str = ""  # in debug.json: which real cases the training and its validation have; -> initialize
     pretrained: str = "none"  # in debug.json: what pretrained weights have seen; also unseen, unknown, …
     method: str = METHOD  # whose synthetic cases to train on, as the manifest names it; in debug.json: was trained on
@@ -77,13 +80,14 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.cyclic:
             self.initial_lr = self.peak
-        if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net has set it to all cores
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))  # nnU-Net has set it to all cores
         if self.epochs is not None:
             self.num_epochs = self.epochs
         self._cases: TrainingCases | None = None  # -> initialize
         self._loaded = ""  # name of the checkpoint whose weights these are; none: those at the end of the training
-        self._begun_with: dict | None = None  # the dose of a training that is continued; -> load_checkpoint
+        self._begun_with: dict | None = None  # the record of a training that is continued; -> load_checkpoint
         self._continued = False  # a checkpoint's weights were loaded; -> load_checkpoint
         self._fresh: list[float] = []  # sums of the network's parameters as it was built; -> initialize
         self._mixture: Mixture | None = None  # -> get_tr_and_val_datasets; None: patches are drawn as by nnU-Net
@@ -135,7 +139,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's iteration, then one step of the cyclic learning rate."""
         outputs = super().train_step(batch)
-        if self.cyclic:
+        if isinstance(self.lr_scheduler, IterationCyclicLR):
             self.lr_scheduler.step()
         if self._mixture is not None:
             self._mixture.count(batch[DRAWN])
@@ -143,7 +147,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Puts the slow weights into the network before it is validated and saved."""
-        if self.cyclic:
+        if isinstance(self.optimizer, LookaheadSGD):
             self.optimizer.synchronise()
         super().on_train_epoch_end(train_outputs)
         if self._mixture is not None:
@@ -166,14 +170,16 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         self._loaded = Path(filename_or_checkpoint).name if isinstance(filename_or_checkpoint, str) else ""
         self._continued = True
         self._check_record()
-        if self.cyclic:
+        if isinstance(self.lr_scheduler, IterationCyclicLR):
             self.lr_scheduler.restore()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation; notes of which checkpoint it is, which the folder does not say after ``--val_best``.
 
+        nnU-Net scores every file in the folder, so what an earlier training with other folds left there goes first.
         Fold ``all``, which has seen every label, leaves the cascade's next stage the predictions of the other folds.
         """
+        self._clear_validation()
         settings = self.configuration_manager.configuration
         stages = settings.pop("next_stage", None) if self.fold == "all" else None
         if stages:
@@ -188,9 +194,28 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self.local_rank == 0:
             write_json(Path(self.output_folder) / VALIDATED, {"checkpoint": self._loaded or "checkpoint_final.pth"})
 
+    def _clear_validation(self) -> None:
+        """Deletes scores and the predictions of cases that are not validated now, before any process writes one."""
+        if self.local_rank == 0:
+            folder, validated = Path(self.output_folder) / "validation", set(self.do_split()[1])
+            (folder / "summary.json").unlink(missing_ok=True)
+            gone = set()
+            for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
+                for path in folder.glob(f"*{ending}"):
+                    if (name := path.name.removesuffix(ending)) not in validated:
+                        path.unlink()
+                        gone.add(name)
+            if gone:
+                self.print_to_log_file(
+                    f"Deleted the predictions of {counted(len(gone), 'case')} in {folder} ({first_names(gone)}), not "
+                    f"of this fold's validation: an earlier training with other folds has left them."
+                )
+        if self.is_ddp:
+            torch.distributed.barrier()
+
     def _seed(self, moment: int | str) -> int:
         """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""
-        key = f"{os.environ.get('DIFFLUNG_SEED', '12345')}/{self.fold}/{moment}/{self.local_rank}"
+        key = f"{_seed_variable()}/{self.fold}/{moment}/{self.local_rank}"
         return random.Random(key).getrandbits(63)
 
     # ---- which cases ----
@@ -209,6 +234,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self._cases is None:
             check_split(self)
             tr_keys, val_keys = super().do_split()
+            if self.fold == "all":  # in the order of the folder, which decides draws and is another on every machine
+                tr_keys, val_keys = sorted(tr_keys), sorted(val_keys)
             manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
             if self.use_synthetic:
                 self._settle_method(manifest)
@@ -242,7 +269,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             RuntimeError: the rule has nothing to draw from.
         """
         training, validation = super().get_tr_and_val_datasets()
-        rule = self._rule(training)
+        rule = self._rule(training) if self.current_epoch < self.num_epochs else None  # else nothing is drawn
         if rule is not None:
             self._mixture = training.mixture = Mixture(rule, self.current_epoch, self.num_epochs)
             of = ", ".join(source.described() for source in rule.sources)
@@ -262,17 +289,35 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         """nnU-Net's start of a training, new or continued.
 
         Raises:
-            RuntimeError: a training is continued with another dose of synthetic patches than it was begun with.
+            RuntimeError: a training is continued with another dose of synthetic patches, or another seed, than it was
+                begun with.
         """
-        if self.current_epoch > 0 and self._begun_with != self._dose_record():
-            raise RuntimeError(
-                f"the training in {self.output_folder} was begun with {as_variables(self._begun_with)} and is "
-                f"continued with {as_variables(self._dose_record())}, which would be a training of neither; set the "
-                f"variables as they were, or train anew without --c"
-            )
+        if self.current_epoch > 0:
+            self._check_variables()
         self._notice_other_weights()
         super().on_train_start()
         self._loaded = ""  # its weights change now
+
+    def _check_variables(self) -> None:
+        """Refuses to go on with other environment variables; a finished training keeps the record of its own."""
+        before = self._begun_with or {}
+        dose, seed = before.get(case_record.DOSE), before.get(case_record.SEED)  # earlier versions noted none
+        pairs = [(as_variables(dose), as_variables(self._dose_record()))]
+        if seed is not None:
+            pairs.append((f"{SEED}={quoted(seed)}", f"{SEED}={quoted(self.seed)}"))
+        others = [pair for pair in pairs if pair[0] != pair[1]]
+        if self.current_epoch >= self.num_epochs:
+            if self.use_synthetic:
+                self.dose = as_variables(dose)
+            self.seed = seed or "unknown"
+            if self.local_rank == 0:
+                self.my_init_kwargs[case_record.KEY].update({case_record.DOSE: dose, case_record.SEED: seed})
+        elif others:
+            begun, continued = (" ".join(texts) for texts in zip(*others, strict=True))
+            raise RuntimeError(
+                f"the training in {self.output_folder} was begun with {begun} and is continued with {continued}, which "
+                f"would be a training of neither; set the variables as they were, or train anew without --c"
+            )
 
     def _dose(self) -> Dose | None:
         """The dose of synthetic patches; None: every case is as likely as another."""
@@ -311,15 +356,16 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     @classmethod
     def reference_name(cls) -> str:
-        """The trainer of the real cases alone that differs from this one in nothing else."""
+        """The trainer of the real cases alone that differs from this one in nothing else, where its length exists."""
         arm = "nnUNetTrainerDiffLungReference" + ("" if cls.cyclic else "Poly")
-        return arm if cls.epochs is None else f"{arm}_{cls.epochs}epoch{'s' if cls.epochs > 1 else ''}"
+        return arm if cls.epochs not in LENGTHS else f"{arm}_{cls.epochs}epoch{'s' if cls.epochs > 1 else ''}"
 
     def _begin(self) -> None:
         """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""
         record = self._dose_record()  # refuses before anything takes time
         if self.use_synthetic:
             self.dose = as_variables(record)  # which nnU-Net puts in debug.json
+        self.seed = _seed_variable()
         self.do_split()
         assert self._cases is not None
         if self.local_rank == 0:
@@ -345,13 +391,15 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             store.wait([_CHECKED], timedelta(days=7))
 
     def _record(self) -> dict:
-        """What this training's checkpoints say about its cases and its dose."""
+        """What this training's checkpoints say about its cases, its dose and its seed."""
         assert self._cases is not None
         cases = case_record.record_of(self.plans_manager.dataset_name, self._cases)
-        return cases | {case_record.DOSE: self._dose_record()}
+        return cases | {case_record.DOSE: self._dose_record(), case_record.SEED: self.seed}
 
     def _sums(self) -> list[float]:
-        return [float(p.detach().double().sum()) for p in self.network.parameters()] if self.local_rank == 0 else []
+        return (
+            [float(p.detach().cpu().double().sum()) for p in self.network.parameters()] if self.local_rank == 0 else []
+        )
 
     def _notice_other_weights(self) -> None:
         """Notes that a new training begins with weights of unknown origin, which a caller in Python has loaded."""
@@ -361,13 +409,14 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             self._note_pretrained("the file with the pretrained weights", taught_by(None))
 
     def _check_record(self) -> None:
-        """Compares the cases of the checkpoint just loaded with those of now, and keeps its dose for a continuation."""
-        before = self.my_init_kwargs.get(case_record.KEY)
-        self._begun_with = (before or {}).get(case_record.DOSE)  # earlier versions: none
+        """Compares the cases of the checkpoint just loaded with those of now; keeps its record for a continuation."""
+        self._begun_with = before = self.my_init_kwargs.get(case_record.KEY)
         if self.local_rank != 0 or self._cases is None:
             return
         now = self._record()
         self.my_init_kwargs[case_record.KEY] = now
+        if before is None or before.get(case_record.SEED) is None:
+            now[case_record.SEED], self.seed = None, "unknown"
         if before and PRETRAINED in before:
             self._note_pretrained("the checkpoint that this training began with", before[PRETRAINED])
         if before is None:
@@ -421,6 +470,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             text = f"{source} does not say which cases it was trained on; they may include patients of this validation"
         if names or not taught["complete"]:
             self.print_to_log_file(f"WARNING: {text}.", also_print_to_console=True)
+
+
+def _seed_variable() -> str:
+    return os.environ.get(SEED) or "12345"
 
 
 class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):

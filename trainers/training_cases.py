@@ -14,11 +14,12 @@ from nnunet_difflung.audit.preprocessed import compare_preprocessed
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.patients.ids import UnknownPatients
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.synthetic_cases import needs_none
 
@@ -142,6 +143,7 @@ def check_cases(trainer: Arm, cases: TrainingCases) -> None:
             f"{result.problems[0].text}. List all problems: difflung_audit -d {quoted(name)}"
         )
     _check_sides(trainer, cases)
+    _check_known(trainer, cases)
     used = {*cases.real, *cases.synthetic, *cases.validation}
     folder, plans = Path(trainer.preprocessed_dataset_folder), trainer.plans_manager.plans_name
     compared = compare_preprocessed(name, folder, used, progress=True, plans=plans)
@@ -208,6 +210,29 @@ def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
             f"{path} fold {trainer.fold} validates on {first_names(both)} and trains on other cases of the same "
             f"patients; delete {path}{copy} and run difflung_augment -d {quoted(dataset)}, which makes folds by "
             f"patient where there are none, or put folds by patient in its place"
+        )
+
+
+def _check_known(trainer: Arm, cases: TrainingCases) -> None:
+    """Refuses, with fold ``all`` and without the raw dataset, preprocessed cases that nothing else says are its own."""
+    name, base = trainer.plans_manager.dataset_name, Path(trainer.preprocessed_dataset_folder_base)
+    raw, _ = dataset_folders(name)
+    if trainer.fold != "all" or (raw is not None and (raw / DATASET).is_file()):
+        return  # a numbered fold has the cases of the split file; the raw dataset is compared with the arrays
+    if recorded := manifest_of(name)["patients"]:
+        known, where = set(recorded), MANIFEST
+    elif (base / SPLITS).is_file():
+        _number_of_folds(base / SPLITS)
+        folds = read_json(base / SPLITS)
+        known, where = {case for fold in folds for case in fold["train"] + fold["val"]}, str(base / SPLITS)
+    else:
+        return
+    unknown = {*cases.real, *cases.validation} - known
+    if unknown:
+        raise RuntimeError(
+            f"{trainer.preprocessed_dataset_folder} holds {counted(len(unknown), 'case')} not in {where} "
+            f"({first_names(unknown)}), which may have left {name}, and fold all takes every case there; where the raw "
+            f"dataset is, run {preprocess_command(trainer)}, which deletes arrays of cases that are not in it"
         )
 
 

@@ -17,6 +17,7 @@ def test_a_constant_share_is_the_same_in_every_epoch():
 def test_a_falling_share_begins_with_twice_the_share_and_ends_with_real_cases_alone():
     dose = Dose(0.3, "falling")
     assert (dose.at(0, 21), dose.at(10, 21), dose.at(20, 21)) == pytest.approx((0.6, 0.3, 0))
+    assert dose.at(21, 21) == 0, "where a finished training is continued"
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 20, 1000])
@@ -66,7 +67,7 @@ def test_an_impossible_schedule_is_refused(environment, message):
         dose_of(environment, None)
 
 
-@pytest.mark.parametrize("dose", [None, Dose(0), Dose(0.3), Dose(0.25, "falling")])
+@pytest.mark.parametrize("dose", [None, Dose(0), Dose(0.3), Dose(0.3333333), Dose(0.25, "falling")])
 def test_a_record_names_the_variables_that_give_it_again(dose):
     text = as_variables(None if dose is None else dose.as_record())
     assert dose_of(dict(part.split("=") for part in text.split()), 0.7) == dose

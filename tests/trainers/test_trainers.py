@@ -10,10 +10,12 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -175,6 +177,12 @@ def test_fold_all_validates_on_real_cases_only(nnunet):
     tr_keys, val_keys = trainer_of("nnUNetTrainerDiffLung", "all").do_split()
     assert sorted(tr_keys) == sorted([*REAL, "difflung_difflung_all"])
     assert sorted(val_keys) == sorted(REAL)
+
+
+def test_fold_all_does_not_depend_on_the_order_of_the_folder(nnunet, monkeypatch):
+    backwards = [*sorted(REAL, reverse=True), "difflung_difflung_all"]
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "get_identifiers", lambda *_: list(backwards))
+    assert trainer_of("nnUNetTrainerDiffLung", "all").do_split() == ([*REAL, "difflung_difflung_all"], REAL)
 
 
 def test_synthetic_cases_never_reach_validation_even_if_the_split_lists_them(nnunet):
@@ -398,7 +406,27 @@ def test_fold_all_is_checked_too(base):
         begin("nnUNetTrainerDiffLung", "all")
 
 
-def test_arrays_of_something_else_are_refused(base, monkeypatch):
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung", "nnUNetTrainerDiffLungReference"])
+def test_fold_all_does_not_train_on_arrays_of_a_case_that_left_the_dataset(base, name):
+    tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
+    begin(name, 0)
+    with pytest.raises(RuntimeError, match=rf"holds 1 case not in {MANIFEST} \(patient9_s0\).* run nnUNetv2_pre"):
+        begin(name, "all")
+
+
+def test_fold_all_of_a_dataset_that_was_never_augmented_has_the_cases_of_its_split_file(base, never_augmented):
+    tiny_nnunet.write_case(base / "nnUNetPlans_2d", "patient9_s0", 50)
+    begin("nnUNetTrainerDiffLungReference", "all")  # nothing says which cases there are
+    (base / "splits_final.json").write_text(json.dumps(SPLITS))
+    with pytest.raises(RuntimeError, match=r"holds 1 case not in .*splits_final.json \(patient9_s0\)"):
+        begin("nnUNetTrainerDiffLungReference", "all")
+
+
+@pytest.mark.parametrize(
+    ("name", "synthetic"),
+    [("nnUNetTrainerDiffLungReference", set()), ("nnUNetTrainerDiffLung", {"difflung_difflung_0"})],
+)
+def test_arrays_of_something_else_are_refused(base, monkeypatch, name, synthetic):
     asked = []
 
     def compare(*arguments, **_):
@@ -407,8 +435,8 @@ def test_arrays_of_something_else_are_refused(base, monkeypatch):
 
     monkeypatch.setattr(training_cases, "compare_preprocessed", compare)
     with pytest.raises(RuntimeError, match="other arrays; run nnUNetv2_preprocess"):
-        begin("nnUNetTrainerDiffLungReference")
-    assert asked == [NAME, base / "nnUNetPlans_2d", set(REAL)]
+        begin(name)
+    assert asked == [NAME, base / "nnUNetPlans_2d", {*REAL, *synthetic}]
 
 
 def test_what_could_not_be_checked_is_in_the_log(base, capsys):
@@ -430,6 +458,14 @@ def test_a_fold_whose_targets_are_met_trains_as_the_reference_and_says_so(base, 
     said = capsys.readouterr().out
     assert "every class has its target share there: this training has real cases only" in said
     assert name.replace("SegGuided", "Reference") in said
+
+
+@pytest.mark.parametrize("epochs", [50, 20])
+def test_the_reference_that_a_message_names_exists(epochs):
+    derived = type("nnUNetTrainerOfAUser", (trainers.nnUNetTrainerDiffLung,), {"epochs": epochs})
+    expected = {50: "nnUNetTrainerDiffLungReference", 20: "nnUNetTrainerDiffLungReference_20epochs"}
+    assert derived.reference_name() == expected[epochs]
+    assert derived.reference_name() in trainers.__all__
 
 
 def test_a_run_whose_cases_are_lost_is_no_fold_whose_targets_are_met(base):
@@ -629,6 +665,13 @@ def test_a_training_whose_cases_of_cbmat_have_changed_too_cannot_be_moved(base):
         resumed(fold=1)
 
 
+def test_a_validation_of_the_best_checkpoint_after_cases_were_removed_says_so(base):
+    trainer = trained()
+    change(base / MANIFEST, lambda manifest: manifest["cases"].pop("difflung_difflung_0"))
+    with pytest.raises(RuntimeError, match=r"removed from Dataset942_Tiny since .* \(difflung_difflung_0\).* --val$"):
+        trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_final.pth"))
+
+
 def test_other_contents_of_the_same_cases_are_other_cases(base, monkeypatch):
     names = (*REAL, *SYNTHETIC)
     contents = {name: {f"imagesTr/{name}_0000.nii.gz": sha256(name.encode()).hexdigest()} for name in names}
@@ -716,6 +759,28 @@ def test_weights_that_python_gave_a_new_training_are_of_unknown_origin(nnunet, m
     assert json.loads((Path(trainer.output_folder) / "debug.json").read_text())["pretrained"] == "unknown"
 
 
+def test_sums_of_weights_need_no_float64_of_the_device(base, monkeypatch):
+    """Apple's MPS has none."""
+
+    class OnMPS:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return torch.ones(3)
+
+        def double(self):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+
+    def with_such_a_network(self):
+        self.network = SimpleNamespace(parameters=lambda: [OnMPS()])
+
+    monkeypatch.setattr(nnUNetTrainer, "initialize", with_such_a_network)
+    assert begin("nnUNetTrainerDiffLungReference")._fresh == [3.0]
+
+
 def test_a_continued_training_keeps_what_its_first_weights_had_seen(base, monkeypatch):
     of_fold_1 = saved(begin("nnUNetTrainerDiffLungReference", 1))
     saved(begun_with(of_fold_1, monkeypatch, 0), "checkpoint_latest.pth")
@@ -750,6 +815,16 @@ def test_other_processes_wait_for_the_checks_of_the_first_longer_than_for_each_o
 # ---- training ----
 
 
+@pytest.mark.parametrize(("text", "threads"), [("1", [1]), ("0", []), ("²", []), ("4,2", []), ("", [])])
+def test_a_number_of_threads_is_respected_and_anything_else_is_ignored(nnunet, monkeypatch, text, threads):
+    asked = []
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.setattr(nnUNetTrainer, "__init__", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    trainers.nnUNetTrainerDiffLung({}, "2d", 0, {}, torch.device("cpu"))
+    assert asked == threads
+
+
 def test_killed_training_continues_to_the_same_bits(nnunet):
     search = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     environment = dict(os.environ, DIE_AT_STEP="17", PYTHONPATH=search)  # in the third of three epochs of seven steps
@@ -772,6 +847,23 @@ def test_killed_training_continues_to_the_same_bits(nnunet):
     saved = torch.load(first / "checkpoint_final.pth", weights_only=False)
     slow = [state["slow"] for state in saved["optimizer_state"]["state"].values()]
     assert any(torch.equal(slow[0], w) for w in saved["network_weights"].values())  # the checkpoint's are the slow ones
+
+
+def test_a_checkpoint_that_breaks_off_leaves_the_one_before(base, monkeypatch):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    trainer.current_epoch = 4
+    path = saved(trainer, "checkpoint_latest.pth")
+
+    def broken_off(content, file):
+        Path(file).write_bytes(Path(path).read_bytes()[:1000])
+        raise OSError("No space left on device")
+
+    trainer.current_epoch = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", broken_off)
+        with pytest.raises(OSError, match="No space left"):
+            saved(trainer, "checkpoint_latest.pth")
+    assert resumed("nnUNetTrainerDiffLungReference").current_epoch == 5  # epochs that were done
 
 
 def test_initial_weights_follow_the_seed_and_are_the_same_in_all_arms(nnunet, monkeypatch):
@@ -839,11 +931,90 @@ def test_a_poly_arm_continues_from_its_checkpoint_to_the_same_bits(nnunet, monke
     assert torch.equal(weights(continued), weights(straight))
 
 
+def test_a_trainer_derived_from_ours_may_have_its_own_optimizer(nnunet, monkeypatch):
+    """Its schedule is stepped by nnU-Net alone, once an epoch."""
+
+    def adam(self):
+        optimizer = torch.optim.AdamW(self.network.parameters(), 1e-3)
+        return optimizer, PolyLRScheduler(optimizer, 1e-3, self.num_epochs)
+
+    name = "nnUNetTrainerDiffLungReference"
+    monkeypatch.setattr(getattr(trainers, name), "configure_optimizers", adam)
+    trainer, rates = short(name, monkeypatch), []
+    step = nnUNetTrainer.train_step
+
+    def recorded(self, batch):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, batch)
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", recorded)
+    trainer.run_training()
+    assert rates == pytest.approx([1e-3 * (1 - epoch / 3) ** 0.9 for epoch in range(3) for _ in range(4)])
+    assert short(name, monkeypatch, go_on=True).current_epoch == 3
+
+
 def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
     trainer = trainer_of("nnUNetTrainerDiffLungCopyPaste_10epochs")
     trainer.initialize()
     assert (trainer.initial_lr, type(trainer.optimizer)) == (0.05, trainers.lookahead.LookaheadSGD)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.01)
+
+
+@pytest.mark.parametrize("first", [None, "7"])
+def test_a_training_is_not_continued_with_another_seed(base, monkeypatch, first):
+    if first:
+        monkeypatch.setenv("DIFFLUNG_SEED", first)
+    saved(begin("nnUNetTrainerDiffLungReference"), "checkpoint_latest.pth")
+    monkeypatch.setenv("DIFFLUNG_SEED", "8")
+    with pytest.raises(
+        RuntimeError, match=f"begun with DIFFLUNG_SEED={first or 12345} and is continued with DIFFLUNG_SEED=8, .*--c$"
+    ):
+        resumed("nnUNetTrainerDiffLungReference").on_train_start()
+
+
+def test_an_empty_seed_is_none_and_the_seed_is_on_record(base, monkeypatch):
+    seeds = set()
+    monkeypatch.delenv("DIFFLUNG_SEED", raising=False)
+    for text in (None, "", "12345"):
+        if text is not None:
+            monkeypatch.setenv("DIFFLUNG_SEED", text)
+        trainer = begin("nnUNetTrainerDiffLungReference")
+        trainer._save_debug_information()
+        notes = json.loads((Path(trainer.output_folder) / "debug.json").read_text())
+        assert (notes["seed"], trainer.my_init_kwargs[case_record.KEY]["seed"]) == ("12345", "12345")
+        seeds.add(trainer._seed("weights"))
+    assert len(seeds) == 1
+
+
+def test_a_training_of_a_version_that_noted_no_seed_is_continued_with_any(base, monkeypatch):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    del trainer.my_init_kwargs[case_record.KEY]["seed"]
+    saved(trainer, "checkpoint_latest.pth")
+    monkeypatch.setenv("DIFFLUNG_SEED", "8")
+    again = resumed("nnUNetTrainerDiffLungReference")
+    again.plot_network_architecture = lambda: None
+    again.on_train_start()
+    assert json.loads((Path(again.output_folder) / "debug.json").read_text())["seed"] == "unknown"
+    assert again.my_init_kwargs[case_record.KEY]["seed"] is None  # not that of now, with which it was not begun
+
+
+def test_a_finished_training_is_continued_with_any_variables_and_keeps_the_record_of_its_own(base, monkeypatch):
+    """``--c`` after the last epoch validates only."""
+    monkeypatch.setenv("DIFFLUNG_SEED", "7")
+    monkeypatch.setenv("DIFFLUNG_SYNTHETIC_SHARE", "cases")
+    finished = short("nnUNetTrainerDiffLungCopyPaste", monkeypatch)
+    finished.initialize()
+    finished.current_epoch = 2
+    path = saved(finished)
+    monkeypatch.delenv("DIFFLUNG_SEED")
+    monkeypatch.setenv("DIFFLUNG_SYNTHETIC_SHARE", "0")
+    again = short("nnUNetTrainerDiffLungCopyPaste", monkeypatch, go_on=True)
+    assert again.current_epoch == again.num_epochs
+    again.run_training()
+    record = torch.load(path, weights_only=False)["init_args"][case_record.KEY]
+    assert (record["seed"], record["dose"]) == ("7", None)
+    notes = json.loads((Path(again.output_folder) / "debug.json").read_text())
+    assert (notes["seed"], notes["dose"]) == ("7", "DIFFLUNG_SYNTHETIC_SHARE=cases")
 
 
 @pytest.fixture
@@ -869,6 +1040,45 @@ def test_the_validated_checkpoint_is_noted(base, validated):
         trainer.perform_actual_validation()
         assert json.loads(note.read_text()) == {"checkpoint": expected}
     assert len(validated) == 2
+
+
+def test_the_validation_after_a_continued_training_is_that_of_its_end(base, validated, monkeypatch):
+    name = "nnUNetTrainerDiffLungReference"
+    begun = short(name, monkeypatch)
+    begun.initialize()
+    begun.current_epoch = 1
+    saved(begun, "checkpoint_latest.pth")
+    continued = short(name, monkeypatch, go_on=True)
+    assert continued.current_epoch == 2
+    continued.run_training()
+    continued.perform_actual_validation()
+    note = json.loads((Path(continued.output_folder) / "difflung_validated.json").read_text())
+    assert note == {"checkpoint": "checkpoint_final.pth"}
+
+
+def test_predictions_of_an_earlier_training_with_other_folds_are_not_scored(base, validated, capsys):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    folder = Path(trainer.output_folder) / "validation"
+    folder.mkdir()
+    for case in (REAL[0], "patient2_s0"):
+        for ending in (".nii.gz", ".npz", ".pkl"):
+            (folder / f"{case}{ending}").write_text("")
+    (folder / "summary.json").write_text("{}")
+    trainer.perform_actual_validation()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{REAL[0]}{end}" for end in (".nii.gz", ".npz", ".pkl")]
+    assert re.search(r"Deleted the predictions of 1 case in .* \(patient2_s0\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_on_several_gpus_the_first_process_deletes_them_before_any_writes(base, validated, monkeypatch, rank):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    old, seen = Path(trainer.output_folder) / "validation" / "patient2_s0.nii.gz", []
+    old.parent.mkdir()
+    old.write_text("")
+    trainer.is_ddp, trainer.local_rank = True, rank
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: seen.append((old.exists(), len(validated))))
+    trainer.perform_actual_validation()
+    assert seen == [(rank == 1, 0)]
 
 
 def test_fold_all_leaves_the_next_stage_the_predictions_of_the_other_folds(base, validated):
