@@ -27,8 +27,8 @@ class nnUNetTrainerDiffLungOversampling(nnUNetTrainerDiffLungReference):
     def _rule(self, dataset: nnUNetBaseDataset) -> Rule:
         assert self._cases is not None
         classes = to_balance(self.dataset_json, synthetic_cases.manifest(self.plans_manager.dataset_name))
-        locations = {name: dataset.load_case(name)[3]["class_locations"] for name in self._cases.real}
-        sources = balanced(locations, classes)
+        cases = ((name, dataset.load_case(name)[3]["class_locations"]) for name in self._cases.real)
+        sources = balanced(cases, classes)
         if not sources:
             raise RuntimeError(
                 f"no training case of fold {self.fold} shows {' or '.join(classes)}, so there is nothing to draw more "

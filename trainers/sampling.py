@@ -5,7 +5,7 @@ Pure functions of the manifest, of what nnU-Net's preprocessing noted of each ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,24 +91,20 @@ def _after_preprocessing(z: int, properties: Mapping[str, Any], axis: int, size:
     return int(np.clip((z - first + 0.5) * size // before, 0, size - 1))
 
 
-def balanced(locations: Mapping[str, Mapping[Label, Any]], classes: Mapping[str, Label]) -> tuple[Source, ...]:
+def balanced(cases: Iterable[tuple[str, Mapping[Label, Any]]], classes: Mapping[str, Label]) -> tuple[Source, ...]:
     """For each class that occurs in the cases, the slices that show it.
 
     A case counts with the slices in which it has the class, so that a dataset of volumes is drawn from as one of the
     same slices.
 
     Args:
-        locations: case → class → some of its voxels, (n, 4) as (channel, z, y, x): nnU-Net's ``class_locations``.
+        cases: id, and class → some of its voxels, (n, 4) as (channel, z, y, x): nnU-Net's ``class_locations``. They
+            are asked for one after the other, and none is kept: those of a volume are megabytes.
         classes: name → class.
     """
-    sources = []
-    for name, label in classes.items():
-        slices = tuple(
-            (case, int(position))
-            for case, of_class in locations.items()
-            if len(voxels := of_class.get(label, ()))
-            for position in np.unique(np.asarray(voxels)[:, 1])
-        )
-        if slices:
-            sources.append(Source(name, slices, 0, label))
-    return tuple(sources)
+    slices: dict[str, list[tuple[str, int]]] = {name: [] for name in classes}
+    for case, of_class in cases:
+        for name, label in classes.items():
+            if len(voxels := of_class.get(label, ())):
+                slices[name] += [(case, int(position)) for position in np.unique(np.asarray(voxels)[:, 1])]
+    return tuple(Source(name, tuple(slices[name]), 0, label) for name, label in classes.items() if slices[name])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.comparison.own_validation import check_validations
 from nnunet_difflung.comparison.statistics import mean_without_nan, pool
 from nnunet_difflung.comparison.trainings import Trainings
 from nnunet_difflung.dataset.splits import is_synthetic
@@ -163,11 +164,11 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
         BadInput: two summaries cannot be paired, or one lists a synthetic case; names the file and the case.
     """
     again = ("train and validate" if trainings.predictions is None else "predict and evaluate") + " again"
-    injected = set((find_manifest(trainings.dataset) or {"cases": {}})["cases"])
+    injected = _injected(trainings.dataset)
     first: dict[int | str, tuple[Path, Cases]] = {}
     for (arm, seed, fold), cases in summaries.items():
         path = trainings.scored(seed, arm, fold) / "summary.json"
-        synthetic = sorted(case for case in cases if is_synthetic(case) or case in injected)
+        synthetic = sorted(case for case in cases if _painted(case, injected))
         if synthetic:
             raise BadInput(
                 f"{path} scores the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
@@ -188,6 +189,14 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
                     f"{path} and {first_path} were scored against different references: case {case} has different "
                     f"numbers of {names[int(np.argmax(differ))]} voxels; {again} with the same labels"
                 )
+
+
+def _injected(dataset: str) -> set[str]:
+    return set((find_manifest(dataset) or {"cases": {}})["cases"])
+
+
+def _painted(case: str, injected: set[str]) -> bool:
+    return is_synthetic(case) or case in injected
 
 
 def _check_unseen(trainings: Trainings, summaries: Iterable[tuple[tuple[str, str, int | str], Cases]]) -> None:
@@ -244,12 +253,19 @@ def collect(
     """Reads all summaries, checks that they can be paired, and adds up each patient's cases.
 
     Raises:
-        BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``; or predictions are of training cases.
+        BadInput: see ``read_summary``, ``check_validations``, ``check_cases`` and ``case_patients``; or predictions are
+            of training cases.
     """
     summaries = {
         (arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
         for arm, seed, fold in trainings.each()
     }
+    if trainings.predictions is None:
+        injected = _injected(trainings.dataset)
+        check_validations(
+            trainings,
+            ((place, {case for case in cases if not _painted(case, injected)}) for place, cases in summaries.items()),
+        )
     check_cases(summaries, trainings, list(classes))
     if trainings.predictions is not None:
         _check_unseen(trainings, summaries.items())

@@ -321,15 +321,24 @@ def check_present(trainings: Trainings) -> None:
             )
 
 
+def train_command(trainings: Trainings, seed: str, arm: str, fold: int | str) -> str:
+    """The ``nnUNetv2_train`` of a training; with ``--val`` it validates the training again."""
+    start = f"nnUNetv2_train {dataset_id(trainings.dataset)} {quoted(trainings.configuration)} {fold}"
+    return f"{start} {_trainer_options(trainings, seed, arm, fold)}"
+
+
+def _trainer_options(trainings: Trainings, seed: str, arm: str, fold: int | str) -> str:
+    plans = "" if trainings.plans == PLANS else f" -p {quoted(trainings.plans)}"
+    return f"-tr {trainings.training(seed, arm, fold).parent.name.split('__')[0]}{plans}"
+
+
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
     number = dataset_id(trainings.dataset)
-    plans = "" if trainings.plans == PLANS else f" -p {quoted(trainings.plans)}"
     seed = seed or next(iter(trainings.results))
-    model = trainings.training(seed, arm, fold).parent
-    trainer = f"-tr {model.name.split('__')[0]}{plans}"
+    model, trainer = trainings.training(seed, arm, fold).parent, _trainer_options(trainings, seed, arm, fold)
     if trainings.predictions is None:
         return (
-            f"nnUNetv2_train {number} {quoted(trainings.configuration)} {fold} {trainer} (add --c if it was started, "
+            f"{train_command(trainings, seed, arm, fold)} (add --c if it was started, "
             f"or --val if only the validation is missing)"
         )
     images, labels = (f'"$nnUNet_raw"/{quoted(trainings.dataset)}/{part}' for part in ("imagesTs", "labelsTs"))

@@ -50,26 +50,6 @@ def exported_plans(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: content[key] for key in _PLANS if key in content}
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that nnU-Net has written; its tensors are read from the file when they are used.
-
-    Raises:
-        BadInput: it is damaged, or is no checkpoint of nnU-Net.
-        PermissionError: this user may not read it.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-        content["network_weights"], content["init_args"]["configuration"], content["trainer_name"]
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # torch.load has no error of its own
-        raise BadInput(
-            f"{path} cannot be read as a checkpoint of nnU-Net ({type(error).__name__}); restore it from a copy, or "
-            f"train the fold again"
-        ) from error
-    return content
-
-
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the part of a checkpoint that prediction and ``-pretrained_weights`` read, as of nnU-Net's own trainer.
 

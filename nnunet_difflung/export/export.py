@@ -7,16 +7,17 @@ from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_difflung.comparison.checkpoint import read_checkpoint
+from nnunet_difflung.comparison.own_validation import Record
 from nnunet_difflung.export.card import card_text
 from nnunet_difflung.export.contents import (
     check_predicts,
     check_trainer,
     exported_dataset,
     exported_plans,
-    read_checkpoint,
     write_checkpoint,
 )
-from nnunet_difflung.export.facts import Record, gather
+from nnunet_difflung.export.facts import gather
 from nnunet_difflung.export.models import PLANS_FILE, Model, read_content
 from nnunet_difflung.export.output import CARD, is_zip, written
 from nnunet_difflung.paths import CASES_IN_CHECKPOINT, DATASET, fold_name

@@ -6,21 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnunet_difflung.audit.pretrained import seen, taught_by
+from nnunet_difflung.comparison.own_validation import Record, check_validation
 from nnunet_difflung.comparison.scores import added_up, case_patients, check_cases, foreground, read_summary
 from nnunet_difflung.comparison.statistics import over_patients
 from nnunet_difflung.comparison.trainings import ARMS, FINAL, method_of, validated
-from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export.models import Model
 from nnunet_difflung.injection.manifest import find_manifest
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import read_json
 
-Record = Mapping[str, Any]  # ``trainers.case_record``: ``real``, ``synthetic``, ``validation``: ids; ``dose``
 _REAL_ONLY = {arm for arm in ARMS if arm.startswith(("reference", "oversampling"))}
 _OF_UNKNOWN_METHOD = "method not on record"
 
@@ -114,7 +112,7 @@ def gather(
         file: CSV or JSON file that says who the patients are, instead of a pattern.
 
     Raises:
-        BadInput: it is not known who the patients are, or a validation is not the checkpoint's.
+        BadInput: it is not known who the patients are, or a validation is not of the training's own cases.
     """
     trainings = model.trainings
     dataset_json, classes = foreground(trainings)
@@ -125,8 +123,8 @@ def gather(
         if (path := _summary(model, fold)) is not None
     }
     check_cases(summaries, trainings, list(classes))
-    for (_, _, fold), scored in summaries.items():
-        _check_validation(model, fold, set(scored), records[fold])
+    for place, scored in summaries.items():
+        check_validation(trainings, place, set(scored), records[place[2]])
     ids = {case for record in records.values() if record for case in (*record["real"], *record["validation"])}
     of_summaries = {case for cases in summaries.values() for case in cases}
     patient_of = case_patients(ids | of_summaries, trainings.dataset, pattern, file) if ids | of_summaries else {}
@@ -146,15 +144,6 @@ def _summary(model: Model, fold: int | str) -> Path | None:
     training = model.training(fold)
     path, current = training / "validation" / "summary.json", model.checkpoint == FINAL == validated(training)
     return path if fold != "all" and current and path.is_file() else None
-
-
-def _check_validation(model: Model, fold: int | str, scored: set[str], record: Record | None) -> None:
-    if record is not None and (differ := scored ^ set(record["validation"])):
-        path = model.training(fold) / "validation" / "summary.json"
-        raise BadInput(
-            f"{path} does not score the validation cases of the checkpoint beside it ({len(differ)} cases differ), so "
-            f"it is of another training; validate again with nnUNetv2_train … --val, or move the file away"
-        )
 
 
 def _group(cases: set[str], patient_of: Mapping[str, str]) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.data import SegmenterData, targets
 
 _EVERY = 7  # of the lung's voxels, for the scale of the intensities
+_MOST = 10**7  # voxels of the lung that the scale is taken from, about
 _CONTEXT = 8  # pixels around a region that is larger than a crop
 
 
@@ -29,13 +31,18 @@ class Scale:
 
     @classmethod
     def of(cls, cache: SliceCache, cases: Sequence[str]) -> Scale:
-        """The scale of training cases: bounds are the 0.5 and 99.5 percentiles of their lung voxels."""
+        """The scale of training cases: bounds are the 0.5 and 99.5 percentiles of their lung voxels.
+
+        Of many or large cases fewer voxels are taken, so that memory does not grow with them.
+        """
         values, rows = cache.roles.lung_values(), []
+        voxels = sum(cache.facts[i].voxels(name) for i in cases for name in cache.roles.lung)
+        every = max(_EVERY, math.ceil(voxels / _MOST))
         samples: list[list[np.ndarray]] = [[] for _ in range(cache.facts[cases[0]].channels)]
         for identifier in cases:
             lung, image = np.isin(cache.condition(identifier), values), cache.image(identifier)
             for channel, of_channel in enumerate(samples):
-                of_channel.append(image[channel][lung][::_EVERY])
+                of_channel.append(image[channel][lung][::every].copy())  # a view would keep them all
         for of_channel in samples:
             sample = np.concatenate(of_channel).astype(float)
             low, high = np.percentile(sample, (0.5, 99.5)) if sample.size else (0.0, 1.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from nnunet_difflung.commands.compare import entry, main
 from nnunet_difflung.comparison.methods_text import methods_paragraph
@@ -20,7 +21,7 @@ from nnunet_difflung.comparison.trainings import ARMS, named_results
 from nnunet_difflung.comparison.verdicts import verdicts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
-from nnunet_difflung.paths import VALIDATED
+from nnunet_difflung.paths import CASES_IN_CHECKPOINT, VALIDATED
 
 NAME = "Dataset942_Tiny"
 LABELS = {"background": 0, "lung": 1, "emphysema": 2}
@@ -309,6 +310,60 @@ def test_predictions_of_other_scans_of_training_patients_are_refused_where_it_is
     message = refusal(capsys, "--predictions", "test", "--patient-pattern", "(p[0-9]).*")
     assert "has predictions of patients whom fold 0 in" in message
     compared("--predictions", "test", "--patient-pattern", "(.+)")
+
+
+def write_splits(results, train: list[str], val: list[str]):
+    path = results.parent / "nnUNet_preprocessed" / NAME / "splits_final.json"
+    path.write_text(json.dumps([{"train": train, "val": val}]))
+
+
+def write_record(results, arm: str, real: list[str], validation: list[str] | None):
+    """A checkpoint of fold 0 that says which cases it was trained with, or says nothing."""
+    folder = results / NAME / f"{ARMS[arm]}__nnUNetPlans__2d" / "fold_0"
+    record = {} if validation is None else {CASES_IN_CHECKPOINT: {"real": real, "validation": validation}}
+    content = {"network_weights": {}, "init_args": {"configuration": "2d", **record}, "trainer_name": ARMS[arm]}
+    torch.save(content, folder / "checkpoint_final.pth")
+
+
+@pytest.mark.parametrize("recorded", [None, False, True])
+def test_a_validation_that_also_scores_training_patients_of_its_fold_is_refused(results, capsys, recorded):
+    """nnU-Net scores all files of ``validation``, also those that a training with other folds has left there."""
+    held_out, trained = ["p2_s0", "p3_s0"], ["p1_s0", "p1_s1", "p4_s0", "difflung_0"]
+    write_splits(results, trained, held_out)
+    for arm in ("reference", "cbmat") if recorded is not None else ():
+        write_record(results, arm, trained[:-1], held_out if recorded else None)
+    message = refusal(capsys)
+    folder = results / NAME / "nnUNetTrainerDiffLungReference__nnUNetPlans__2d" / "fold_0"
+    source = "checkpoint_final.pth" if recorded else "splits_final.json"
+    assert f"{folder / 'validation' / 'summary.json'} scores p1_s0 (2 such cases), a training case of fold 0" in message
+    assert f"{source} (nnU-Net scores all files" in message
+    assert message.rstrip().endswith(
+        f"delete {folder / 'validation'} and run nnUNetv2_train 942 2d 0 -tr nnUNetTrainerDiffLungReference --val"
+    )
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        write_training(results, arm, {case: cases[case] for case in held_out})
+    assert compared()["meta"]["cases"] == 2
+
+
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        ([*REFERENCE, "p5_s0"], "p5_s0 is not scored (1 cases differ;"),
+        (["p1_s0", "p1_s1", "p2_s0"], "p3_s0 is none of them (1 cases differ;"),
+    ],
+)
+def test_a_validation_of_other_cases_than_the_folds_is_refused(results, capsys, held_out, words):
+    write_splits(results, ["p4_s0"], held_out)
+    message = refusal(capsys)
+    assert f"does not score the validation cases of fold 0 in {results.parent / 'nnUNet_preprocessed'}" in message
+    assert words in message
+
+
+def test_a_validation_that_fits_its_checkpoint_is_taken_whatever_the_folds_are_now(results):
+    write_splits(results, ["p1_s0", "p1_s1"], ["p2_s0", "p3_s0"])
+    for arm in ("reference", "cbmat"):
+        write_record(results, arm, ["p8_s0"], list(REFERENCE))
+    assert compared()["meta"]["cases"] == 4
 
 
 NOTES = {"num_epochs": "5", "num_iterations_per_epoch": "250"}

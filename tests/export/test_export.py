@@ -453,7 +453,7 @@ def test_the_reference_has_no_synthetic_cases(home, out):
 def test_a_validation_of_other_cases_is_refused(results, out):
     path = results / MODEL / "fold_0" / "validation" / "summary.json"
     change(path, lambda summary: summary["metric_per_case"].pop())
-    with pytest.raises(BadInput, match="does not score the validation cases of the checkpoint beside it"):
+    with pytest.raises(BadInput, match=r"does not score the validation cases of fold 0 in .*_final\.pth: .* is not"):
         exported(out)
     assert not out.exists()
 

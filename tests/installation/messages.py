@@ -33,7 +33,7 @@ SECTIONS = {
         "report.blind_reading",
     ),
     "Reports": ("report", "pages", "commands.report"),
-    "`difflung_export`": ("export", "commands.export"),
+    "`difflung_export`": ("export", "commands.export", "comparison.checkpoint"),
     "The demo": ("commands.demo", "demonstration"),
     "Python API": ("api",),
     "Device, files, packages, options": ("runtime", "commands"),

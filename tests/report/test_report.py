@@ -25,7 +25,7 @@ from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.pipeline.exclusion import read_excluded, unknown
-from nnunet_difflung.report.blind_reading import _looks
+from nnunet_difflung.report.blind_reading import _look
 from nnunet_difflung.report.gallery import ranked
 from nnunet_difflung.report.injected import cases_of
 from nnunet_difflung.report.page import augment_page, report_file
@@ -171,7 +171,7 @@ def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_w
     assert {view for view in page.views if "before" not in view} == {"0 to 255"}
     (chart,) = {block.caption.partition(": ")[2][:26] for block in blocks_of(page) if "intensities" in str(block)}
     assert chart == "intensities in grey levels"
-    assert list(_looks(raw, read_manifest(raw.folder), "copy_paste").windows) == ["0 to 255"]
+    assert list(_look(raw, read_manifest(raw.folder), "copy_paste").looks.windows) == ["0 to 255"]
 
 
 def test_all_classes_of_grey_levels_are_shown_in_the_same_window(folders) -> None:

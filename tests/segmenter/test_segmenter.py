@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +15,14 @@ import torch
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.files import read_json, write_json
-from nnunet_difflung.segmenter import knowledge, store
+from nnunet_difflung.segmenter import crops, knowledge, store
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.crops import Scale, box_around
 from nnunet_difflung.segmenter.data import SegmenterData, patients_in_parts, targets
 from nnunet_difflung.segmenter.store import load_segmenters, train_segmenters
-from nnunet_difflung.segmenter.trained import Sight
+from nnunet_difflung.segmenter.trained import Knowledge, Sight
 from tests.support import tiny
 from tests.support.segmenters import SMALL
 from tests.support.snapshot import snapshot
@@ -100,6 +104,31 @@ def test_the_floor_is_a_percentile_of_patients_but_not_below_what_is_seen_in_nor
     assert knowledge._floor([many, few], 0.55, config) == pytest.approx((0.55, 0.5))
 
 
+def knowledge_of(data: SegmenterData, patients: dict[str, str], scores: dict[str, float]) -> Knowledge:
+    """Of ILD, by networks that see the same in all slices of a patient."""
+
+    class Networks:
+        parts, config = ("one",), SMALL
+
+        def see(self, patient, image, regions, normal):
+            return {name: Sight(9, scores[patient], 0.1) for name in regions}
+
+    networks: Any = Networks()
+    return knowledge.measure_knowledge(networks, replace(data, patients=patients))["ILD"]
+
+
+def test_every_patient_counts_once_in_what_is_recognised_however_many_slices_there_are(data):
+    first, *others = data.training_cases
+    row = knowledge_of(data, {first: "few", **dict.fromkeys(others, "many")}, {"few": 0.2, "many": 0.8})
+    assert row.slices > 4
+    assert (row.patients, row.recall, row.known) == (2, 0.5, True)
+
+
+def test_what_is_recognised_in_one_patient_alone_is_not_known(data):
+    row = knowledge_of(data, dict.fromkeys(data.training_cases, "only"), {"only": 0.9})
+    assert (row.patients, row.recall, row.known) == (1, 0.9, False)
+
+
 def test_a_class_that_looks_like_normal_lung_is_not_known(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.HU, "emphysema", tiny.HU["normal_lung"])
     data = data_of(tmp_path)
@@ -168,7 +197,11 @@ def test_a_segmenter_of_other_cases_patients_or_settings_is_refused(data, tmp_pa
     before = snapshot(tmp_path / "s")
     fewer = {i: p for i, p in data.patients.items() if i != data.training_cases[0]}
     regrouped = {i: "p" if p == "lung_002" else p for i, p in data.patients.items()}
+    facts = dict(data.cache.facts)
+    facts[data.training_cases[0]] = replace(facts[data.training_cases[0]], content="of another image")
+    changed = SliceCache(data.cache.folder, facts, data.cache.roles)
     for other, config, named in (
+        (replace(data, cache=changed), TWO_STEPS, "other contents"),
         (replace(data, patients=fewer), TWO_STEPS, "other training cases"),
         (replace(data, patients=regrouped), TWO_STEPS, "other patients"),
         (data, replace(TWO_STEPS, steps=3), "other config"),
@@ -211,6 +244,48 @@ def test_intensities_are_scaled_by_the_lung_of_the_cases_and_padded_with_air(dat
     assert scaled.shape == (1, 2, 4)
     assert scaled[0, 0, :3] == pytest.approx([(low - mean) / sd, 0, (high - mean) / sd])
     assert scaled[0, 1] == pytest.approx(np.full(4, (low - mean) / sd))
+
+
+def test_the_scale_is_of_every_seventh_voxel_of_the_lung(data):
+    values = data.roles.lung_values()
+    lungs = [np.isin(data.cache.condition(i), values) for i in data.training_cases]
+    images = [data.cache.image(i)[0] for i in data.training_cases]
+    sample = np.concatenate([image[lung][::7] for image, lung in zip(images, lungs, strict=True)]).astype(float)
+    low, high = np.percentile(sample, (0.5, 99.5))
+    clipped = np.clip(sample, low, high)
+    assert Scale.of(data.cache, data.training_cases).channels == ((low, high, clipped.mean(), clipped.std()),)
+
+
+class OneVolume:
+    """A cache of many cases that are all the same volume of lung."""
+
+    def __init__(self, roles: LabelRoles, number: int):
+        self.roles, self.cases = roles, [f"case_{i}" for i in range(number)]
+        shape = (8, 64, 64)
+        self._image = np.arange(np.prod(shape), dtype=np.int16).reshape(1, *shape)
+        self._condition = np.full(shape, roles.values[roles.normal[0]], np.uint8)
+        counts = {name: [64 * 64 * (name == roles.normal[0])] * 8 for name in roles.lung}
+        facts = SimpleNamespace(channels=1, counts=counts, voxels=lambda name: sum(counts[name]))
+        self.facts = dict.fromkeys(self.cases, facts)
+
+    def image(self, identifier: str) -> np.ndarray:
+        return self._image
+
+    def condition(self, identifier: str) -> np.ndarray:
+        return self._condition
+
+
+def test_the_memory_that_the_scale_needs_does_not_grow_with_the_cases(data, monkeypatch):
+    monkeypatch.setattr(crops, "_MOST", 10**5)
+    peaks, scales = [], []
+    for number in (50, 500):  # every seventh voxel: 0.2 and 2.3 million
+        cache = OneVolume(data.roles, number)
+        tracemalloc.start()
+        scales.append(Scale.of(cache, cache.cases))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 8 * 2**20
+    assert scales[1].channels[0] == pytest.approx(scales[0].channels[0], rel=0.02, abs=40)
 
 
 def test_the_settings_are_those_of_the_method_page():

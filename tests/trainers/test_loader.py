@@ -22,7 +22,7 @@ from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.trainers import case_record
 from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, Dose
 from nnunet_difflung.trainers.loader import DRAWN, MixedLoader, Mixture
-from nnunet_difflung.trainers.sampling import Rule, balanced, painted
+from nnunet_difflung.trainers.sampling import Rule, Source, balanced, painted
 from tests.support.tiny_nnunet import REAL, SPLITS
 from tests.trainers.test_trainers import (  # noqa: F401
     SYNTHETIC,
@@ -89,7 +89,7 @@ def synthetic_rule(share, schedule="constant"):
 def balanced_rule(volumes, share=0.5):
     dataset = nnUNetDatasetBlosc2(str(volumes))
     locations = {name: dataset.load_case(name)[3]["class_locations"] for name in (HEALTHY, ILL, RARE)}
-    return Rule((HEALTHY, ILL, RARE), balanced(locations, {"common": 2, "rare": 3}), Dose(share))
+    return Rule((HEALTHY, ILL, RARE), balanced(locations.items(), {"common": 2, "rare": 3}), Dose(share))
 
 
 def loader(volumes, rule, patch, epochs=1):
@@ -173,6 +173,42 @@ def test_each_slice_of_a_class_is_as_likely_as_another(volumes):
     counts = Counter(min(slices) for _, source, slices, _ in patches(volumes, rule, (8, 8), 50) if source == "common")
     assert sorted(counts) == [3, 4, 5, 6, 7, 8]
     assert all(within(count, sum(counts.values()), 1 / 6) for count in counts.values())
+
+
+def corners(volumes, source, patch, final, locations):
+    """Lower corners (z, y, x) of 20 patches from a source, of whose ``patch`` voxels the network gets the ``final``."""
+    dataset = nnUNetDatasetBlosc2(str(volumes))
+    dataset.mixture = Mixture(Rule((HEALTHY,), (source,), Dose(1)), 0, 1)
+    made = MixedLoader(dataset, 20, patch, final, SimpleNamespace(all_labels=[1, 2], has_ignore_label=False), 0.33)
+    np.random.seed(1)
+    made.get_indices()
+    return [made.get_bbox((DEPTH, EDGE, EDGE), False, locations)[0] for _ in range(20)]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_patch_is_centred_on_its_slice_along_the_axis_that_nnunet_has_made_of_z(volumes, axis):
+    source = Source("synthetic", ((HEALTHY, 11),), axis)
+    assert {lower[axis] for lower in corners(volumes, source, (6, 8, 8), (6, 8, 8), {})} == {11 - (3, 4, 4)[axis]}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("position", "centre"), [(3, 4), (5, 12)])
+def test_a_patch_is_centred_on_a_voxel_of_its_own_slice(volumes, axis, position, centre):
+    others = [other for other in range(3) if other != axis]
+    voxels = np.zeros((2, 4), int)
+    voxels[:, 1 + axis], voxels[:, [1 + other for other in others]] = (3, 5), [[4, 4], [12, 12]]
+    source = Source("rare", ((ILL, position),), axis, 2)
+    for lower in corners(volumes, source, (8, 8, 8), (8, 8, 8), {2: voxels}):
+        assert lower[axis] == max(0, position - 4)
+        assert [lower[other] for other in others] == [centre - 4] * 2
+
+
+@pytest.mark.parametrize("position", [0, 1, 4, 13])
+def test_what_the_network_gets_of_a_patch_shows_the_slice_also_at_the_border_of_a_case(volumes, position):
+    """nnU-Net draws larger patches in 3D than the network gets, for the rotations."""
+    for lower in corners(volumes, Source("synthetic", ((HEALTHY, position),)), (12, 8, 8), (6, 8, 8), {}):
+        assert lower[0] == max(-3, position - 6)
+        assert position in range(lower[0] + 3, lower[0] + 9)
 
 
 def test_what_was_drawn_is_reported_beside_what_was_expected():
@@ -380,6 +416,26 @@ def test_oversampling_takes_the_pathology_of_the_real_cases(base):
     rule = begin(OVERSAMPLING).get_dataloaders()[0].data_loader.mixture.rule
     assert [source.name for source in rule.sources] == ["emphysema"]
     assert sorted(case for case, _ in rule.sources[0].slices) == sorted(SPLITS[0]["train"])
+
+
+def test_the_locations_of_oversampled_cases_are_held_one_case_at_a_time(base, monkeypatch):
+    trainer, loaded, held, load = begin(OVERSAMPLING), [], [], nnUNetDatasetBlosc2.load_case
+
+    class Watched(dict):
+        pass
+
+    def watched(self, name):
+        *arrays, properties = load(self, name)
+        held.append(sum(of() is not None for of in loaded))
+        locations = Watched(properties["class_locations"])
+        loaded.append(weakref.ref(locations))
+        return *arrays, {**properties, "class_locations": locations}
+
+    dataset = trainer.get_tr_and_val_datasets()[0]
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "load_case", watched)
+    assert len(trainer._rule(dataset).sources[0].slices) == 4
+    assert len(held) == 4
+    assert max(held) <= 1
 
 
 def test_a_class_without_a_location_in_a_case_is_not_drawn_from_it(base):

@@ -124,7 +124,7 @@ def voxels(*positions):
 
 def test_each_class_has_the_slices_that_show_it():
     locations = {"a": {1: voxels(0, 1), 2: voxels(3, 3, 3, 1)}, "b": {1: voxels(2), 2: []}, "c": {1: voxels(5)}}
-    sources = balanced(locations, {"rare": 2, "common": 1, "absent": 3})
+    sources = balanced(locations.items(), {"rare": 2, "common": 1, "absent": 3})
     assert [(source.name, source.label, source.slices) for source in sources] == [
         ("rare", 2, (("a", 1), ("a", 3))),
         ("common", 1, (("a", 0), ("a", 1), ("b", 2), ("c", 5))),
@@ -134,7 +134,7 @@ def test_each_class_has_the_slices_that_show_it():
 def test_volumes_are_drawn_from_as_the_same_slices():
     volume = {"patient": {2: voxels(0, 0, 3, 7)}}
     slices = {f"patient_{z}": {2: voxels(*[0] * n)} for z, n in ((0, 2), (3, 1), (5, 0), (7, 1))}
-    (of_volume,), (of_slices,) = balanced(volume, {"rare": 2}), balanced(slices, {"rare": 2})
+    (of_volume,), (of_slices,) = balanced(volume.items(), {"rare": 2}), balanced(slices.items(), {"rare": 2})
     assert [position for _, position in of_volume.slices] == [int(case[-1]) for case, _ in of_slices.slices]
 
 
