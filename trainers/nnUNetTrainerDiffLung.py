@@ -374,7 +374,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             self.real_cases = case_record.real_cases(record)  # which nnU-Net puts in debug.json
             if (file := case_record.pretrained_file()) is not None and os.path.isfile(file):
                 arguments = torch.load(file, map_location="cpu", weights_only=False, mmap=True).get("init_args") or {}
-                self._note_pretrained(file, taught_by(arguments.get(case_record.KEY)))
+                name = (arguments.get("plans") or {}).get("dataset_name")
+                elsewhere = name is not None and name != self.plans_manager.dataset_name
+                source = f"{file} (of {name})" if elsewhere else file
+                self._note_pretrained(source, taught_by(arguments.get(case_record.KEY), elsewhere))
         self._wait_for_checks()
 
     def _wait_for_checks(self) -> None:

@@ -10,14 +10,19 @@ from nnunet_difflung.patients.ids import read_id
 PRETRAINED = "pretrained"  # in a checkpoint's record: what the weights that its training began with had seen
 
 
-def taught_by(record: Mapping[str, Any] | None) -> dict[str, Any]:
+def taught_by(record: Mapping[str, Any] | None, elsewhere: bool = False) -> dict[str, Any]:
     """What weights have seen, according to their checkpoint's record (None: it has none).
+
+    Args:
+        record: of the checkpoint.
+        elsewhere: whether it was trained on another dataset, where the same id is another case, and the same patient
+            may have another id.
 
     Returns:
         ``cases``: real cases that they, and the weights that they were begun with, were trained on; sorted.
         ``complete``: whether these are all.
     """
-    if record is None:
+    if record is None or elsewhere:
         return {"cases": [], "complete": False}
     earlier = record.get(PRETRAINED) or {"cases": [], "complete": True}
     return {"cases": sorted({*record["real"], *earlier["cases"]}), "complete": earlier["complete"]}

@@ -741,6 +741,19 @@ def test_weights_of_weights_that_have_seen_the_validation_patients_are_warned_of
     assert third.pretrained == "validation patients"
 
 
+def test_equal_ids_of_another_dataset_are_no_certain_leak(base, monkeypatch, capsys):
+    weights = saved(begin("nnUNetTrainerDiffLungReference", 1))
+    content = torch.load(weights, weights_only=False)
+    content["init_args"]["plans"]["dataset_name"] = "Dataset900_Other"  # it numbers its cases in the same way
+    torch.save(content, weights)
+    trainer = begun_with(weights, monkeypatch, 0)
+    assert trainer.pretrained == "unknown"
+    said = capsys.readouterr().out
+    assert "does not say which cases" in said
+    assert "was trained on patients of" not in said
+    assert trainer.my_init_kwargs[case_record.KEY]["pretrained"] == {"cases": [], "complete": False}
+
+
 def test_other_slices_of_a_validation_patient_are_the_patient(base, monkeypatch, capsys):
     earlier = begin("nnUNetTrainerDiffLungReference", 1)
     earlier.my_init_kwargs[case_record.KEY]["real"] = ["patient0_s77"]  # of an earlier version of the dataset
