@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.audit.array_files import inherited
 from nnunet_difflung.comparison.trainings import (
     ARMS,
     FINAL,
@@ -185,6 +184,8 @@ def _check_fold(model: Model, fold: int | str) -> None:
 
 def _check_stage(model: Model, configurations: Sequence[str]) -> None:
     own = model.trainings.configuration
+    from nnunet_difflung.audit.array_files import inherited  # late: with numpy, which a refusal need not wait for
+
     previous = inherited(read_content(model.folder / PLANS_FILE).get("configurations", {}), own).get("previous_stage")
     if previous and previous not in configurations:
         raise BadInput(
