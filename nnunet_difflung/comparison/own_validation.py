@@ -82,8 +82,8 @@ def _in_splits(dataset: str, fold: int | str) -> tuple[Path, dict[str, list[str]
 
 
 def _record_in(checkpoint: Path) -> Record | None:
-    """What a checkpoint says about its cases; None if it says nothing, is damaged or is not there."""
+    """What a checkpoint says about its cases; None if it says nothing, or cannot be read."""
     try:
         return read_checkpoint(checkpoint)["init_args"].get(CASES_IN_CHECKPOINT)
-    except (FileNotFoundError, BadInput):  # scores can be compared without checkpoints
+    except (OSError, BadInput):  # scores can be compared without checkpoints
         return None
