@@ -56,7 +56,7 @@ def nnunet_folder(variable: str) -> str:
 
 def dataset_id(name: str) -> int | str:
     """The id of ``Dataset801_NAME`` for printed commands: 801, or the quoted name where nnU-Net refuses the id."""
-    return shlex.quote(name) if others_with_id(name) else _number(name)
+    return shlex.quote(name) if others_with_id(name) else dataset_number(name)
 
 
 def others_with_id(name: str) -> list[str]:
@@ -65,11 +65,12 @@ def others_with_id(name: str) -> list[str]:
     It looks into all three folders, and takes ``Dataset8010_NAME`` for one of them.
     """
     roots = [root for variable in PATH_VARIABLES if (root := os.environ.get(variable))]
-    start = f"Dataset{_number(name):03d}"
+    start = f"Dataset{dataset_number(name):03d}"
     return sorted({found for root in roots for found in names_in(root) if found.startswith(start)} - {name})
 
 
-def _number(name: str) -> int:
+def dataset_number(name: str) -> int:
+    """The number of ``Dataset801_NAME``: 801."""
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 

@@ -11,7 +11,7 @@ from nnunet_difflung.export.facts import Facts, FoldFacts, Group
 from nnunet_difflung.export.models import PLANS_FILE, Model
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages.markdown import table_lines
-from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RESULTS, fold_name
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RESULTS, dataset_number, fold_name
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.wording import counted, quoted
 
@@ -112,8 +112,8 @@ def _usage(model: Model, file: str, nnunet: str, previous: str | None) -> str:
     trainings = model.trainings
     if file:
         where = in_shell(NNUNET_RESULTS, trainings.dataset, model.name)
-        number = trainings.dataset.removeprefix("Dataset").partition("_")[0]
-        commands, place = _of_zip(model, file, previous), _INSTALLED.format(where=where, number=number)
+        place = _INSTALLED.format(where=where, number=dataset_number(trainings.dataset))
+        commands = _of_zip(model, file, previous)
     else:
         where = "FOLDER"
         words = f"-i IMAGES -o PREDICTIONS -m {where} {quoted(*_weights(model))}"
