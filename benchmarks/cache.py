@@ -6,8 +6,8 @@ reads image and label with SimpleITK, clips, scales to [-1, 1] and saves slice b
 
 from __future__ import annotations
 
-import shutil
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ _SETTLED = 2.1  # seconds; of a file that was just written its time does not tel
 
 def plain_loop(raw: RawDataset, folder: Path) -> None:
     """What a script for one dataset would do."""
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for case in raw.cases.values():
         image, label = (sitk.GetArrayFromImage(sitk.ReadImage(f)) for f in (case.images[0], case.label))
@@ -45,11 +44,12 @@ def main() -> None:
         raw = open_raw_dataset("800")
         time.sleep(_SETTLED)
 
-        def ours() -> None:
-            shutil.rmtree(folder / "cache", ignore_errors=True)
-            build_cache(raw, folder / "cache", o.np, progress=False)
-
-        mine, other = alternating(ours, lambda: plain_loop(raw, folder / "plain"), o.repeats)
+        turns = count()  # each writes into a folder of its own, so that no turn pays for deleting the last one's files
+        mine, other = alternating(
+            lambda: build_cache(raw, folder / f"cache_{next(turns)}", o.np, progress=False),
+            lambda: plain_loop(raw, folder / f"plain_{next(turns)}"),
+            o.repeats,
+        )
     n = len(raw.cases)
     quality = {"checked": "geometry, labels, NaN, SHA-256, body class: ours only"}
     write_rows(
