@@ -106,6 +106,7 @@ class Shown:
         painted: whether it was painted.
         name: of its class.
         case: id of its case.
+        patient: whom the slice shows; of a painted lesion, the host.
         area: mm² of the lesion in the slice that is shown.
     """
 
@@ -113,6 +114,7 @@ class Shown:
     painted: bool
     name: str
     case: str
+    patient: str
     area: float
 
 
@@ -204,7 +206,8 @@ def _identifier(token: str, number: int) -> str:
 
 
 def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int, token: str) -> dict:
-    """JSON content of the key."""
+    """JSON content of the key; patients are numbers, since a score needs only which pictures show the same one."""
+    numbers = {patient: n for n, patient in enumerate(dict.fromkeys(lesion.patient for lesion in shown), 1)}
     return {
         "format": FORMAT,
         "dataset": dataset,
@@ -215,6 +218,7 @@ def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int, token: 
                 "painted": lesion.painted,
                 "class": lesion.name,
                 "case": lesion.case,
+                "patient": numbers[lesion.patient],
                 "area_mm2": lesion.area,
             }
             for n, lesion in enumerate(shown, 1)
@@ -282,9 +286,10 @@ def score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict[str, dict
     """How well a reader told painted from real lesions: of all pictures, and of each class if there are several.
 
     Returns:
-        class, or ``all`` → ``pictures``, ``correct``, ``accuracy`` with its exact 95 % interval (Clopper and Pearson)
-        ``low`` and ``high``, ``auc`` of the four answers (None if only one kind was answered), and how many painted and
-        real ones were recognised (``painted``, ``painted_found``, ``real``, ``real_found``). 0.5 is guessing.
+        class, or ``all`` → ``pictures``, ``patients`` (None with the key of an earlier version, which does not say who
+        they are), ``correct``, ``accuracy`` with its 95 % interval ``low`` and ``high`` (``_interval``), ``auc`` of the
+        four answers (None if only one kind was answered), and how many painted and real ones were recognised
+        (``painted``, ``painted_found``, ``real``, ``real_found``). 0.5 is guessing.
     """
     names = sorted({key[picture]["class"] for picture in answers})
     table = {"all": _score(answers, key)}
@@ -297,25 +302,60 @@ def score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict[str, dict
 
 
 def _score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict:
-    from scipy.stats import beta
-
     painted = np.array([key[picture]["painted"] for picture in answers], bool)
+    patients = [key[picture].get("patient") for picture in answers]
+    known = None not in patients
     given = np.array(list(answers.values()))
     right = (given >= len(ANSWERS) // 2) == painted
-    number, correct = len(right), int(right.sum())
+    low, high = _interval(right, np.array(patients if known else range(len(right))))
     higher = given[painted][:, None] - given[~painted][None]
     return {
-        "pictures": number,
-        "correct": correct,
-        "accuracy": correct / number,
-        "low": float(beta.ppf(0.025, correct, number - correct + 1)) if correct else 0.0,
-        "high": float(beta.ppf(0.975, correct + 1, number - correct)) if correct < number else 1.0,
+        "pictures": len(right),
+        "patients": len(set(patients)) if known else None,
+        "correct": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "low": low,
+        "high": high,
         "auc": float((higher > 0).mean() + (higher == 0).mean() / 2) if higher.size else None,
         "painted": int(painted.sum()),
         "painted_found": int(right[painted].sum()),
         "real": int((~painted).sum()),
         "real_found": int(right[~painted].sum()),
     }
+
+
+def _interval(right: np.ndarray, patients: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the share of right answers: Clopper and Pearson's for as many pictures as these are worth.
+
+    Pictures of one patient are not independent. Their number is divided by the design effect (the variance of the
+    share between patients, relative to that of independent answers) and corrected for the number of patients by the
+    ratio of the t quantiles (Korn and Graubard, Survey Methodology 24, 1998), and is never above the number of
+    pictures. With a single patient nothing is known.
+
+    Args:
+        right: (n,) bool, whether each answer is right.
+        patients: (n,), whom each picture shows; all different: independent pictures.
+    """
+    from scipy.stats import beta, t
+
+    number, share = len(right), float(right.mean())
+    of_patient = np.unique(patients, return_inverse=True)[1]
+    clusters = int(of_patient.max()) + 1
+    worth = float(number)
+    if clusters == 1 < number:
+        return 0.0, 1.0
+    if clusters < number:
+        excess = np.bincount(of_patient, right - share)  # right answers above what the share predicts
+        variance = clusters / (clusters - 1) * float((excess**2).sum()) / number**2
+        if share in (0, 1):
+            worth = clusters  # how much patients differ cannot be seen
+        elif variance:
+            worth = share * (1 - share) / variance
+        worth *= (t.ppf(0.975, number - 1) / t.ppf(0.975, clusters - 1)) ** 2
+        worth = min(worth, number)
+    correct = share * worth
+    low = beta.ppf(0.025, correct, worth - correct + 1) if share else 0.0
+    return float(low), float(beta.ppf(0.975, correct + 1, worth - correct)) if share < 1 else 1.0
 
 
 def _look(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> _Look:
@@ -384,7 +424,8 @@ def _painted(
             # whole, since a picture that ends where a box ends would say that it is painted
             case = read_injected(raw, identifier, of_case[identifier], whole=True)
             new = case.new(value)
-            found = _shown(case, new, look, name, value, True)
+            patient = raw.patients[of_case[identifier]["host"]]
+            found = _shown(case, patient, new, look, name, value, True)
             if found and _touches(largest_part(new), (case.label == value) & ~new):
                 merged[identifier] = found
                 continue
@@ -447,7 +488,7 @@ def _real(
             break
         if (raw.read_label(case)[0] == value).any():
             scan = read_scan(raw, case)
-            real += _shown(scan, scan.label == value, look, name, value, False)
+            real += _shown(scan, raw.patients[case], scan.label == value, look, name, value, False)
     return real
 
 
@@ -457,7 +498,9 @@ def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
     return [shown for lesion, i in zip(painted, chosen, strict=False) for shown in (lesion, real[i])]
 
 
-def _shown(scan: Scan, voxels: np.ndarray, look: _Look, name: str, value: int, painted: bool) -> list[Shown]:
+def _shown(
+    scan: Scan, patient: str, voxels: np.ndarray, look: _Look, name: str, value: int, painted: bool
+) -> list[Shown]:
     """A case's largest lesion of a class; none if it is too small to see."""
     lesion = largest_part(voxels)
     pixels = int(lesion.sum((1, 2)).max())
@@ -465,4 +508,5 @@ def _shown(scan: Scan, voxels: np.ndarray, look: _Look, name: str, value: int, p
         return []
     looks = Looks(look.looks.windows, {name: value}, look.looks.channel)
     picture = lesion_picture(look.of(scan), lesion, looks, name)
-    return [Shown(picture, painted, name, scan.identifier, round(pixels * scan.spacing[1] * scan.spacing[2], 1))]
+    area = round(pixels * scan.spacing[1] * scan.spacing[2], 1)
+    return [Shown(picture, painted, name, scan.identifier, patient, area)]

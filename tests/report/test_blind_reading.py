@@ -290,6 +290,44 @@ def test_intervals_hold_guessing_as_often_as_they_say() -> None:
     assert held >= 0.95 * 400
 
 
+def _of_patients(number: int) -> dict[str, dict]:
+    """A key of four pictures of each patient."""
+    rows = [{"painted": n % 2 == 0, "class": "a", "patient": n // 4} for n in range(4 * number)]
+    return {str(n): row for n, row in enumerate(rows)}
+
+
+def _held(key: dict[str, dict], truth: float, alike: float) -> float:
+    """How often the interval holds the truth, where patients are told apart as a beta distribution has it."""
+    rng, held = np.random.default_rng(0), 0
+    a, b = truth * (1 / alike - 1), (1 - truth) * (1 / alike - 1)
+    patients = sorted({row["patient"] for row in key.values()})
+    for _ in range(400):
+        easy = {patient: rng.beta(a, b) for patient in patients}
+        right = {p: rng.random() < easy[row["patient"]] for p, row in key.items()}
+        row = score({p: 3 if right[p] == of["painted"] else 0 for p, of in key.items()}, key)["all"]
+        held += row["low"] <= truth <= row["high"]
+    return held / 400
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.7])
+def test_intervals_hold_what_new_patients_would_give(truth: float) -> None:
+    """Pictures of a patient are told apart alike (an intraclass correlation of 0.4)."""
+    assert _held(_of_patients(12), truth, 0.4) >= 0.94
+
+
+def test_pictures_of_few_patients_are_worth_less() -> None:
+    key = _of_patients(12)
+    answers = {p: 3 if int(p) % 3 or not row["painted"] else 0 for p, row in key.items()}
+    alone = {p: {k: v for k, v in row.items() if k != "patient"} for p, row in key.items()}
+    of_patients, of_pictures = score(answers, key)["all"], score(answers, alone)["all"]
+    assert (of_patients["patients"], of_pictures["patients"]) == (12, None)
+    assert of_patients["low"] <= of_pictures["low"]
+    perfect = {p: 3 if row["painted"] else 0 for p, row in key.items()}
+    assert score(perfect, key)["all"]["low"] == pytest.approx(0.7, abs=0.05)
+    one = {p: {**row, "patient": 1} for p, row in key.items()}
+    assert (score(perfect, one)["all"]["low"], score(perfect, one)["all"]["high"]) == (0.0, 1.0)
+
+
 def test_only_real_answers_have_no_auc() -> None:
     row = score({p: 1 for p, of in KEY.items() if not of["painted"]}, KEY)["all"]
     assert row["auc"] is None
@@ -328,7 +366,7 @@ def test_answers_are_read_as_saved(tmp_path: Path) -> None:
 
 
 def shown(area: float, painted: bool) -> Shown:
-    return Shown(Picture("p", {}, 1, 1), painted, "a", f"case {area}", area)
+    return Shown(Picture("p", {}, 1, 1), painted, "a", f"case {area}", "p", area)
 
 
 def test_lesions_are_matched_by_area() -> None:
@@ -383,7 +421,7 @@ def test_area_is_that_of_the_lesion_that_is_shown() -> None:
     label[0, 10:15, 10:15] = 2
     label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
     scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
-    (lesion,) = _shown(scan, label == 2, _Look(None, Looks({"w": (0.0, 1.0)}, {}, 0)), "a", 2, False)
+    (lesion,) = _shown(scan, "p", label == 2, _Look(None, Looks({"w": (0.0, 1.0)}, {}, 0)), "a", 2, False)
     assert lesion.area == 25.0
 
 
