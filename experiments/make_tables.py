@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments import summary_tables, tables
+from experiments.goals import goals_table
 from nnunet_difflung.runtime.files import read_json, write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,7 @@ PLACES = (
         tuple(f"regions_{name}" for name in _REGIONS),
         partial(summary_tables.regions_summary, tuple(_REGIONS.values())),
     ),
+    Place("docs/results.md", "goals", (_BENCH, "regions_lidc", "masks"), goals_table),
     Place(
         f"{RESULTS}/bench.md",
         "edges",
