@@ -1,4 +1,4 @@
-"""Fills the tables in docs/performance.md from the JSON files in docs/results.
+"""Fills the tables in docs/performance.md and its pages in docs/results from the JSON files there.
 
 python -m benchmarks.make_table
 """
@@ -75,23 +75,27 @@ def peer_table(content: dict) -> str:
     return f"`{content['meta']['command']}`\n\n{made['date']}, {made['machine']}.\n\n{markdown(content)}"
 
 
+TABLES = (  # page below docs, marker, file in docs/results, what makes the table
+    ("performance.md", "speed", "speed", table),
+    ("performance.md", "gpu speed", "gpu_speed", table),
+    ("results/networks.md", "networks", "networks_64_cpu", network_table),
+    ("results/networks.md", "equal steps", "networks_64_steps_cpu", network_table),
+    ("results/peer.md", "peer", "peer_lidc", peer_table),
+    ("results/peer.md", "peer medseg", "peer_medseg", peer_table),
+)
+
+
 def main() -> None:
     """Entry of the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    path = DOCS / "performance.md"
-    text = path.read_text()
-    for name, file, make in (
-        ("speed", "speed", table),
-        ("gpu speed", "gpu_speed", table),
-        ("networks", "networks_64_cpu", network_table),
-        ("equal steps", "networks_64_steps_cpu", network_table),
-        ("peer", "peer_lidc", peer_table),
-        ("peer medseg", "peer_medseg", peer_table),
-    ):
+    for page, name, file, make in TABLES:
+        text = (DOCS / page).read_text(encoding="utf-8")
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"
-        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, filled=filled: filled, text, flags=re.DOTALL)
-    write_bytes(path, text.encode())
+        text, found = re.subn(f"{marks[0]}.*?{marks[1]}", lambda _, filled=filled: filled, text, flags=re.DOTALL)
+        if found != 1:
+            raise SystemExit(f"docs/{page} has {found} places for the table {name!r}; expected one")
+        write_bytes(DOCS / page, text.encode())
 
 
 if __name__ == "__main__":

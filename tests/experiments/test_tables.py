@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.make_table import TABLES
 from experiments.make_tables import PLACES, RESULTS, ROOT, filled, made
 from experiments.summary_tables import bench_in_short, bench_summary, table2_summary
 from nnunet_difflung.runtime.files import read_json
@@ -52,14 +53,22 @@ def test_a_page_has_the_table_that_its_raw_results_give(place):
 
 
 def test_every_marker_on_the_pages_belongs_to_a_place():
-    pages = {"README.md", "docs/method.md", "docs/results.md", "docs/volumes.md"}
+    pages = {"README.md", "docs/method.md", "docs/performance.md", "docs/results.md", "docs/volumes.md"}
     pages |= {f"{RESULTS}/{path.name}" for path in (ROOT / RESULTS).glob("*.md")}
     found = [
         (page, marker)
         for page in pages
-        for marker in re.findall(r"<!-- (?!end of)(\S+) -->", (ROOT / page).read_text(encoding="utf-8"))
+        for marker in re.findall(r"<!-- (?!end of)([^\n]+?) -->", (ROOT / page).read_text(encoding="utf-8"))
     ]
-    assert sorted(found) == sorted((place.page, place.marker) for place in PLACES)
+    of_benchmarks = [(f"docs/{page}", marker) for page, marker, _, _ in TABLES]
+    assert sorted(found) == sorted([*of_benchmarks, *((place.page, place.marker) for place in PLACES)])
+
+
+@pytest.mark.parametrize(("page", "marker", "file", "make"), TABLES, ids=[table[1] for table in TABLES])
+def test_a_table_of_the_benchmarks_is_what_its_raw_results_give(page, marker, file, make):
+    table = make(read_json(ROOT / RESULTS / f"{file}.json"))
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert f"<!-- {marker} -->\n{table}\n<!-- end of {marker} -->" in text, "run python -m benchmarks.make_table"
 
 
 def test_a_table_replaces_the_one_between_its_markers_and_nothing_else():
