@@ -79,7 +79,7 @@ class GeneratorConfig:
         balanced_share: share of each batch drawn for each pathology, 0.9 for all of them at most; 0 draws slices
             uniformly.
         windows: for each channel the (low, high) intensities mapped to [−1, 1]; empty: [−1000, 1000] HU for CT, else
-            percentiles of the fold's training cases.
+            percentiles of the fold's training cases (``generator.encoding.intensity_windows``).
         flip: mirror crops left-right at random.
         seed: of initial weights, batches, noise and ablation.
         precision: ``fp32`` or ``bf16`` (torch's autocast); recorded, and not compared (``identity``).

@@ -265,7 +265,8 @@ def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="LOW,HIGH",
         help="range of intensities that is painted, as in --window=-1000,1000; give it once for each channel "
-        "(default: -1000,1000 HU for CT, else percentiles of the fold's training cases)",
+        "(default: -1000,1000 HU for CT, else percentiles of the fold's training cases, "
+        "wide enough for each pathology)",
     )
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from nnunet_difflung.config import CT_WINDOW, GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache
 
+CUT = 0.02  # share of a pathology's voxels that one end of a window may cut off
+_ENDS = (0.5, 99.5)  # percentiles
+
 
 def size_factor(config: GeneratorConfig) -> int:
     """The number that image edges must be multiples of, because of the network's poolings."""
@@ -22,7 +25,9 @@ def intensity_windows(
     """For each channel the intensities that map to −1 and 1.
 
     [−1000, 1000] HU for CT (paper, section 3.2); else the 0.5 and 99.5 percentiles of labelled and body voxels of the
-    given cases, which must be training cases of the fold; their smallest and largest value if these are the same.
+    given cases, which must be training cases of the fold; their smallest and largest value if these are the same. A
+    rare class may lie beyond the percentiles of all voxels and would be painted in a single value: if an end cuts off
+    more than 2 % of a pathology's voxels, it is moved to that pathology's own percentile.
     """
     if chosen:
         return tuple((float(low), float(high)) for low, high in chosen)
@@ -32,11 +37,45 @@ def intensity_windows(
             windows.append(CT_WINDOW)
             continue
         values = np.concatenate([np.asarray(cache.image(i)[channel])[cache.condition(i) > 0][::7] for i in identifiers])
-        low, high = np.percentile(values, (0.5, 99.5))
+        low, high = np.percentile(values, _ENDS)
         if low == high:  # a mask or a probability that is rarely above 0
             low, high = float(values.min()), float(values.max())
+        for of_class in _of_pathologies(cache, identifiers, channel).values():
+            below, above = _beyond(of_class, (low, high))
+            own_low, own_high = np.percentile(of_class, _ENDS)
+            low, high = own_low if below > CUT else low, own_high if above > CUT else high
         windows.append((float(low), float(high if high > low else low + 1)))
     return tuple(windows)
+
+
+def cut_off(
+    cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]]
+) -> dict[tuple[int, str], float]:
+    """(channel, pathology) → share of its voxels beyond an end of the window, where that is more than ``CUT``."""
+    shares = {
+        (channel, name): max(_beyond(values, window))
+        for channel, window in enumerate(windows)
+        for name, values in _of_pathologies(cache, identifiers, channel).items()
+    }
+    return {key: share for key, share in shares.items() if share > CUT}
+
+
+def _beyond(values: np.ndarray, window: Sequence[float]) -> tuple[float, float]:
+    """Shares of values below and above a window."""
+    return float((values < window[0]).mean()), float((values > window[1]).mean())
+
+
+def _of_pathologies(cache: SliceCache, identifiers: Sequence[str], channel: int) -> dict[str, np.ndarray]:
+    """Pathology → the intensities of its voxels, of those that there are."""
+    found: dict[str, list[np.ndarray]] = {}
+    for identifier in identifiers:
+        counts = cache.facts[identifier]
+        present = [name for name in cache.roles.pathologies if counts.voxels(name)]
+        if present:
+            condition, image = np.asarray(cache.condition(identifier)), cache.image(identifier)[channel]
+            for name in present:
+                found.setdefault(name, []).append(image[condition == cache.roles.values[name]])
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def normalise(image: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:

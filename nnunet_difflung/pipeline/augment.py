@@ -59,6 +59,7 @@ from nnunet_difflung.pipeline.preflight import (
     warn_of_geometry,
     warn_of_linked_datasets,
     warn_of_other_folds,
+    warn_of_windows,
     warn_or_refuse_values,
     without_idle_options,
 )
@@ -320,6 +321,7 @@ def _carry_out(
             raw.reading.record(raw.name)  # before the first thing is made with it
         keep_log(raw.name)
         warn_of_geometry(raw, folds[0].cache.facts)
+        warn_of_windows(raw, folds[0].cache, request.settings)
         for fold in folds:
             say(describe_fold(fold))
             report_plan(fold)

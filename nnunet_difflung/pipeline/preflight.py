@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
-from nnunet_difflung.dataset.cache import read_cache
+from nnunet_difflung.dataset.cache import SliceCache, read_cache
 from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
 from nnunet_difflung.dataset.places import linked_from
@@ -17,6 +17,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.generator.encoding import cut_off
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import cases_of
@@ -133,6 +134,18 @@ def warn_of_geometry(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
         )
     _warn_of_slices_among_volumes(raw, facts)
     _warn_of_directions(raw, facts)
+
+
+def warn_of_windows(raw: RawDataset, cache: SliceCache, settings: Settings) -> None:
+    """Warns of a ``--window`` that cuts a pathology off: what lies beyond it would be painted in a single value."""
+    windows = settings.generator.windows
+    for (channel, name), share in cut_off(cache, list(raw.cases), windows).items():
+        low, high = windows[channel]
+        warn(
+            f"--window {low:g},{high:g} cuts off {share:.0%} of the voxels of {name} in {raw.name}, channel "
+            f"{raw.channels[channel]}: all of them are painted in one value; choose a wider window, or leave the "
+            f"option out"
+        )
 
 
 def _warn_of_slices_among_volumes(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
