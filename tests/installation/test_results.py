@@ -105,7 +105,7 @@ def finding(content: dict) -> str:
     [
         ("volumes", "bench_lidc_volumes", of_volumes),
         ("volumes", "volumes_lidc_tuning_steps_25", from_slice_to_slice),
-        ("performance", "peer_lidc", seconds_of_the_peer),
+        ("results/peer", "peer_lidc", seconds_of_the_peer),
         ("results/phantom", "table2_phantom", finding),
         ("results/phantom", "table2_phantom_quarter", finding),
     ],
