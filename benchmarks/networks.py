@@ -4,10 +4,11 @@
     python -m benchmarks.networks --size 64 --steps 1000 --crops 0.5 --precision bf16 --seeds 1 2 \\
         --result docs/results/networks_64_steps_cpu.json
 
-On the phantom. With --seconds, each network's step is timed first, and it gets as many epochs as fit; with --steps, all
-see the same slices. Then it is trained as difflung_augment does and judged by difflung_evaluate on the fold's
-validation slices. Rows are written as they come, also by several of these commands at once; finished ones are skipped.
-There is no reference but the network of the public code's default, which is one of those compared (``paper``).
+On the phantom, with the method cbmat, which unlike difflung paints the whole slices that difflung_evaluate judges. With
+--seconds, each network's step is timed first, and it gets as many epochs as fit; with --steps, all see the same slices.
+Then it is trained as difflung_augment does and judged by difflung_evaluate on the fold's validation slices. Rows are
+written as they come, also by several of these commands at once; finished ones are skipped. There is no reference but
+the network of the public code's default, which is one of those compared (``paper``).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """How many images a second does training see, against the network that the public code trains by default?
 
-Ours is the whole training step of a preset, its batches made from the cache, its averaged weights included. The
-reference is the 113.7 M-parameter network in fp32, eager, AdamW, with its batch already on the device (which favours
-it: the public code decodes PNG files in the main process). The reference sees whole slices of --size, as the public
-code does; ours sees them too, or crops of --patch-size, and on CUDA it is compiled, as in a long training. A turn is
---steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in the same run, the bytes
-that the operations move and how long that takes at the speed of a copy (a roofline), and how long a step would wait
-for batches if none were made ahead.
+Ours is the whole training step of a method with a preset, its batches made from the cache, its averaged weights
+included. The reference is the 113.7 M-parameter network in fp32, eager, AdamW, with its batch already on the device
+(which favours it: the public code decodes PNG files in the main process). The reference sees whole slices of --size, as
+the public code does; ours sees them too, or crops of --patch-size, and on CUDA it is compiled, as in a long training. A
+turn is --steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in the same run, the
+bytes that the operations move and how long that takes at the speed of a copy (a roofline), and how long a step would
+wait for batches if none were made ahead. Rows whose name has no method are of cbmat.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from benchmarks.setting import (
     step_bytes,
 )
 from benchmarks.timing import alternating, parser, row, seconds, write_rows
-from nnunet_difflung.config import preset
+from nnunet_difflung.config import METHOD, PAPERS_METHOD, preset
 from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.diffusion import diffusion_loss, forward_process
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.steps import step_inputs, train_step
@@ -53,13 +52,13 @@ def our_steps(folder: Path, o: argparse.Namespace) -> Iterator[tuple]:
     cache = build_cache(raw, folder / "cache", progress=False)
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     config = replace(preset(o.preset).generator, patch_size=o.patch_size or o.size, precision=o.precision)
-    method = METHODS["cbmat"]
+    method = METHODS[o.method]
     config = resolve(method, replace(config, batch_size=o.batch_size or config.batch_size), data)
     accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no")
     family = trained_family_of(method)
     state = family.new_state(config, 1, len(raw.roles.conditions), accelerator.device)
     update = family.make_update(state, config, accelerator, TOTAL)
-    source = BatchSource(
+    source = family.source(
         cache, index_slices(cache, data.training_cases), config, config.windows, data.frequencies() * 0, TOTAL, "none"
     )
     slots = list(range(config.batch_size))
@@ -96,7 +95,7 @@ def name_of(o: argparse.Namespace) -> str:
     """Of the row; a GPU's default reference is TF32, and the CPU's is fp32 in any case."""
     against = " against true fp32" if o.reference_precision == "fp32" and o.device == "cuda" else ""
     crops = f", crops of {o.patch_size}²" if o.patch_size not in (None, o.size) else ""
-    return f"training, preset {o.preset} {o.precision}, {o.size}²{crops}{against}"
+    return f"training, {o.method}, preset {o.preset} {o.precision}, {o.size}²{crops}{against}"
 
 
 def _limits(matrices: float, memory: float, measured: float) -> dict[str, float]:
@@ -107,12 +106,14 @@ def main() -> None:
     """Entry of the command line."""
     p = parser(__doc__, 64)
     p.add_argument("--preset", default="fast", choices=("fast", "default", "paper"), help="ours (default: fast)")
+    p.add_argument("--method", choices=(METHOD, PAPERS_METHOD), help="ours (default: the preset's)")
     p.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="ours (default: bf16)")
     p.add_argument("--patch-size", type=int, help="edge of our crops (default: the whole slice, as the reference's)")
     p.add_argument("--batch-size", type=int, help="of our step (default: the preset's)")
     p.add_argument("--reference-batch", type=int, default=16, help="of the reference (default: %(default)s)")
     p.add_argument("--steps", type=int, default=1, help="in a turn; on CUDA 20 (default: %(default)s)")
     o = p.parse_args()
+    o.method = o.method or preset(o.preset).method
     processes = min(4, os.cpu_count() or 1)
     with phantom(o.size, 5, 4, processes) as folder, our_steps(folder, o) as (ours, source, slots, network):
         other, reference = reference_steps(o)
