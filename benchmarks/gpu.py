@@ -37,12 +37,7 @@ from nnunet_difflung.runtime.files import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 AUGMENT, EVALUATE = "nnunet_difflung.commands.augment", "nnunet_difflung.commands.evaluate"
 NETWORK = ("torch", "numpy", "tqdm", "safetensors", "accelerate", "diffusers")
-READING = (
-    "SimpleITK",
-    "scipy",
-    "skimage",
-    "acvl_utils",
-)  # what is trained or painted comes through nnunet_difflung.dataset
+READING = ("SimpleITK", "scipy", "skimage", "acvl_utils")  # of nnunet_difflung.dataset, which every step imports
 NEEDS = (*NETWORK, *READING)
 NNUNET = (*NEEDS, "nnunetv2", "dynamic_network_architectures", "matplotlib", "yaml")  # datasets are opened by nnU-Net
 
@@ -84,7 +79,7 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
 
     def training(name: str, precision: str) -> Step:
         words = f"{speed} {turns} --preset {name} --steps {1 if tiny else 10} --reference-precision {precision}"
-        return step(f"training {name} against {precision}", f"benchmarks.training {words}", 100)
+        return step(f"training {name} against {precision}", f"benchmarks.training {words}", 100, 270)
 
     yield step("tests", "pytest -q -rs -s tests/runtime/test_cuda.py", most=150, needs=(*NNUNET, "pytest"))
     yield painting("painting")
@@ -140,7 +135,7 @@ def run(step: Step, seconds: float, log: Path) -> dict:
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            start_new_session=True,  # so that what it has started ends with it
+            preexec_fn=os.setpgrp,  # what it has started ends with it; no new session, which would outlive this one
             env=os.environ
             | {
                 "PYTHONUNBUFFERED": "1",
@@ -230,4 +225,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step is stopped too
     sys.exit(main())
