@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import build_cache
-from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.dataset.privacy import as_private_as
@@ -22,7 +21,6 @@ from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, 
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.contact import LungContact
-from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.preview import write_preview
@@ -39,7 +37,7 @@ from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
     check_folds,
-    prepare_fold,
+    prepare_folds,
     record_training_files,
     seconds_of_selection,
     synthesize_fold,
@@ -292,14 +290,9 @@ def _prepare(
     check_same_content(raw, numbers)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     stage("planning")
-    lesions: dict[str, list[Lesion]] = {}
-    channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)
     with images_begun(raw, cache, request.processes, share) as looked_at:
-        folds = [
-            prepare_fold(raw, number, request.settings, cache, lesions, contact=contact, channels_of_cases=channels)
-            for number in numbers
-        ]
+        folds = prepare_folds(raw, numbers, request.settings, cache, contact, {}, share.main)
         if share.main:
             warn_of_labels_outside_lung(contact)
             warn_of_classes_on_border(folds)

@@ -10,7 +10,10 @@ import pytest
 from nnunet_difflung.commands.audit import entry as audit
 from nnunet_difflung.commands.augment import entry as augment
 from nnunet_difflung.commands.remove import entry as remove
+from nnunet_difflung.injection import inject as inject_module
 from nnunet_difflung.paths import logs_folder, our_folders
+from nnunet_difflung.runtime import progress
+from nnunet_difflung.runtime.parallel import bar
 from tests.support.commands import prepared
 from tests.support.snapshot import changed, snapshot
 from tests.support.tiny import make_dataset
@@ -101,3 +104,25 @@ def test_a_refused_command_leaves_no_log(tmp_path, monkeypatch, capsys):
     assert (refused["status"], refused["log"]) == ("refused", None)
     assert "nothing" in refused["error"]
     assert changed(before, snapshot(*folders)) == []
+
+
+def test_planning_and_adding_show_progress_after_two_seconds(tmp_path, monkeypatch):
+    bars, moved = [], []
+
+    def recorded(items=None, visible=True, desc="", delay=0, **options):
+        bars.append((desc, visible, delay))
+        shown = bar(items, visible=visible, desc=desc, delay=delay, **options)
+        if desc == "planning":
+            monkeypatch.setattr(shown, "update", moved.append)
+        return shown
+
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0])
+    for module in (progress, inject_module):
+        monkeypatch.setattr(module, "bar", recorded)
+    with pytest.raises(SystemExit):
+        augment(AUGMENT)
+    assert bars == [("planning", True, 2), ("adding cases", True, 2)]
+    assert len(moved) > 3
+    assert all(move > 0 for move in moved)
+    assert sum(moved) == pytest.approx(100)
