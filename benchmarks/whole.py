@@ -29,7 +29,13 @@ from nnunet_difflung.runtime.files import read_json
 METHOD = "cbmat"  # as in the results on record
 OWN = ("-d", "-f", "--preset", "-device", "-np", "--epochs", "--gate", "--method")  # --augment may not name them
 
-STAGES = ("cache", "plan", "train", "paint", "inject")
+STAGES = {
+    "cache": ("checking cases",),
+    "plan": ("planning", "comparing images"),
+    "train": ("training",),
+    "paint": ("painting",),
+    "inject": ("adding cases",),
+}  # as the results on record name them → as the command does
 
 
 def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
@@ -60,7 +66,7 @@ def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
     stages = report["folds"][0]["seconds_of_all_folds_together"]
     log = [json.loads(line) for line in (results / fold_name(0) / LOG).read_text().splitlines()]
     step = median((b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(log))
-    return total, {key: stages[key] for key in STAGES}, log[-1]["step"], step
+    return total, {key: sum(stages[name] for name in names) for key, names in STAGES.items()}, log[-1]["step"], step
 
 
 def main() -> None:

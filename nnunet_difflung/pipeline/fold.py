@@ -37,7 +37,7 @@ from nnunet_difflung.preparing.application import paints_together
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 from nnunet_difflung.runtime.files import write_bytes
-from nnunet_difflung.runtime.messages import stage
+from nnunet_difflung.runtime.messages import begins
 from nnunet_difflung.runtime.progress import Tell, nobody, parts, told
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
@@ -144,7 +144,7 @@ def synthesize_fold(
     fold: Fold, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
 ) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
-    stage(f"fold {fold.number}: painting")
+    begins(f"fold {fold.number}: painting")
     generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     _tidy(fold, share or Share())
     training, sampling = fold.data.training_cases, fold.settings.sampling
@@ -202,7 +202,7 @@ def seconds_of_selection(done: Iterable[Synthesis]) -> dict[str, float]:
 def train_fold(fold: Fold, device: str, save_every: float) -> None:
     """Trains the generator that the method needs, unless a finished one with the same settings exists."""
     if fold.method.generator:
-        stage(f"fold {fold.number}: training the generator")
+        begins(f"fold {fold.number}: training")
         train_generator(
             fold.data, fold.method.trained, fold.settings.generator, fold.folder, device, save_every=save_every
         )
