@@ -31,7 +31,13 @@ from nnunet_difflung.runtime.files import read_json
 
 OWN = ("-d", "-f", "--preset", "-device", "-np", "--epochs", "--gate", "--method")  # --augment may not name them
 
-STAGES = ("cache", "plan", "train", "paint", "inject")
+STAGES = {
+    "cache": ("checking cases",),
+    "plan": ("planning", "comparing images"),
+    "train": ("training",),
+    "paint": ("painting",),
+    "inject": ("adding cases",),
+}  # as the results on record name them → as the command does
 
 
 def run(o: argparse.Namespace, name: str) -> tuple[float, dict, list[dict]]:
@@ -97,7 +103,8 @@ def main() -> None:
         multiply(raw, o.slices // o.distinct)
         name, cases = raw.name, len(open_raw_dataset("800").cases)
         total, found, log = run(o, name)
-    stages = {key: found["seconds_of_all_folds_together"][key] for key in STAGES}
+    took = found["seconds_of_all_folds_together"]
+    stages = {key: sum(took[stage] for stage in names) for key, names in STAGES.items()}
     step = median((b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(log))
     trained = log[-1]["step"]
     starting, steps = stages["train"] - step * trained, round(trained * full / o.epochs)

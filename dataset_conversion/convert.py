@@ -286,8 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--crop-lungs needs a label for normal lung, but the mapping has none; add one, or remove --crop-lungs"
         )
     check_name(full_name, options.overwrite, untouched=options.dry_run)
-    stage("reading the archive")
-    archive = read_archive(options.i, archive_options(options), options.np)
+    with stage("reading the archive"):
+        archive = read_archive(options.i, archive_options(options), options.np)
     if options.skip_faulty and (archive.kind != "slices" or archive.grouping.refusal is None):
         archive = without_faulty(archive)
     check_archive(archive, mapping, options.allow_missing)
@@ -300,20 +300,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    stage(f"converting {counted(len(patients), 'patient')}")
-    records = convert(
-        archive,
-        mapping,
-        conversion,
-        patients,
-        full_name,
-        options.np,
-        options.overwrite,
-        options.seed,
-        command=["difflung_convert", *words],
-        anonymous=options.anonymous,
-        skip_faulty=options.skip_faulty,
-    )
+    with stage("converting", of=counted(len(patients), "patient")):
+        records = convert(
+            archive,
+            mapping,
+            conversion,
+            patients,
+            full_name,
+            options.np,
+            options.overwrite,
+            options.seed,
+            command=["difflung_convert", *words],
+            anonymous=options.anonymous,
+            skip_faulty=options.skip_faulty,
+        )
     report_conversion(raw_folder(full_name), archive, patients)
     say(archive.counted(options.anonymous), log=False)
     say(summary(records, mapping.labels))

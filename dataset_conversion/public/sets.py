@@ -225,7 +225,8 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     sources = public.find(args.i)
     names = tuple(source.patient for source in sources)
     grouping = Grouping(names, names, public.patients, warning=public.warning)
-    archive = listed_archive(args.i, public.module, sources, grouping, args.np, args.exclude)
+    with stage("reading the archive"):
+        archive = listed_archive(args.i, public.module, sources, grouping, args.np, args.exclude)
     if args.skip_faulty:
         archive = without_faulty(archive)
     check_readable(archive)
@@ -239,20 +240,20 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         say("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    stage(f"converting {len(patients)} {grouping.unit}")
-    records = convert(
-        archive,
-        mapping,
-        options,
-        patients,
-        full_name,
-        args.np,
-        args.overwrite,
-        args.seed,
-        command=[public.module, *words],
-        about=public.about,
-        skip_faulty=args.skip_faulty,
-    )
+    with stage("converting", of=f"{len(patients)} {grouping.unit}"):
+        records = convert(
+            archive,
+            mapping,
+            options,
+            patients,
+            full_name,
+            args.np,
+            args.overwrite,
+            args.seed,
+            command=[public.module, *words],
+            about=public.about,
+            skip_faulty=args.skip_faulty,
+        )
     report_conversion(raw_folder(full_name), archive, patients)
     say(archive.counted(), log=False)
     say(summary(records, mapping.labels, grouping.unit.removesuffix("s")))

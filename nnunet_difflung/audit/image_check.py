@@ -215,7 +215,7 @@ def compare_slices(
         pictures,
         lambda rows: sides.across(owner[rows], owner),
         thresholds,
-        lambda steps: bar(steps, visible=progress, desc="comparing images", unit="step", delay=5),
+        lambda steps: bar(steps, visible=progress, desc="comparing images", unit="step", delay=2),
     )
     rows: dict[tuple[int, int], dict[tuple[int, int], SlicePair]] = {}
     for a, b, pair in _identical_slices(slices, sides):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.messages import report, say, warn
+from nnunet_difflung.runtime.messages import report, say, stage, warn
 from nnunet_difflung.runtime.wording import quoted
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def report_on(request: Request) -> None:
 
     method = request.settings.method
     try:
-        raw = raw_of(request)
-        path = write_report(raw, method, None, request.configuration, request.device, progress=True)
+        with stage("writing the report"):
+            raw = raw_of(request)
+            path = write_report(raw, method, None, request.configuration, request.device, progress=True)
     except Exception as error:  # the work is done, or its own error counts; this is only a look at it
         again = quoted("difflung_report", "-d", request.dataset, "--method", method)
         warn(f"no report was written ({type(error).__name__}: {error}); try '{again}'")

@@ -17,6 +17,7 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.channel_ties import Tie, find_ties
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.progress import Tell, nobody
 
 FEW = 16  # maximum number of different values of a channel that has few
 _MORE_OFTEN = 2.0, 0.05  # factor and summand by which a channel changes more often at lesions' borders than elsewhere
@@ -271,7 +272,10 @@ def _nearest(own: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def find_relations(
-    cache: SliceCache, identifiers: Collection[str], measured: dict[str, CaseChannels] | None = None
+    cache: SliceCache,
+    identifiers: Collection[str],
+    measured: dict[str, CaseChannels] | None = None,
+    tell: Tell = nobody,
 ) -> Relations:
     """Finds the relations that hold in all of the given cases.
 
@@ -279,10 +283,12 @@ def find_relations(
         cache: of the real cases.
         identifiers: the fold's training cases, and no others.
         measured: case id → what holds in it; filled here, so that several folds can share it.
+        tell: gets the share of the cases that is done.
     """
     measured = {} if measured is None else measured
     common: CaseChannels | None = None
-    for identifier in sorted(identifiers):
+    for place, identifier in enumerate(sorted(identifiers)):
+        tell(place / len(identifiers))
         if identifier not in measured:
             measured[identifier] = measure_case(cache.image(identifier), cache.condition(identifier), cache.roles)
         common = measured[identifier] if common is None else _both(common, measured[identifier])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from nnunet_difflung.demonstration.folder import PREVIEW, PROGRESS, REPORT, check_place
@@ -36,10 +35,8 @@ def run(demo: Demo) -> dict:
     seconds: dict[str, float] = finished["seconds"]
     for name, work in demo.stages():
         if name not in seconds:
-            begun = time.monotonic()
-            stage(name)
-            work()
-            seconds[name] = round(time.monotonic() - begun, 1)
+            with stage(name, seconds):
+                work()
             write_json(progress, finished)
     summary = _summary(demo, seconds)
     write_json(demo.folder / "summary.json", summary)

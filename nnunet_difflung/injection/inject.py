@@ -31,6 +31,7 @@ from nnunet_difflung.injection.preconditions import check_places, check_unchange
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.modes import make_folder
+from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.wording import quoted
 
 # staged cases of a method and fold, and the manifest's entry of their run
@@ -142,13 +143,15 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
     If there is no split file, nnU-Net makes folds from all cases in the folders, so the file is written before the
     cases. If there is one, nnU-Net ignores cases that are not listed in it, so the cases are moved first.
     """
-    moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
+    cases = [(case, run) for staged, run in additions for case in staged]
+    shown = bar(cases, desc="adding cases", unit="case", delay=2)
+    moves = [step for case, run in shown for step in change.add_case(case, run)]
     for _, run in additions:
         change.add_run(run)
     before = change.folders() + change.fingerprint()
     listed = (raw.folder / SPLITS).is_file() and (raw.preprocessed / SPLITS).is_file() == raw.preprocessed.is_dir()
-    splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])
-    last = change.dataset_json([case for cases, _ in additions for case in cases]) + change.manifest_copies()
+    splits = change.splits([(case.identifier, run["fold"]) for case, run in cases])
+    last = change.dataset_json([case for case, _ in cases]) + change.manifest_copies()
     return [*change.backups, *before, *(moves + splits if listed else splits + moves), *last]
 
 

@@ -29,6 +29,7 @@ from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, s
 from nnunet_difflung.lesions.surroundings import find_surroundings, share_of_border
 from nnunet_difflung.lesions.targets import NO_ROOM, TOO_DEEP, note_unmet, target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.progress import Tell, nobody
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
 _MAX_LESIONS = 24  # in a slice of a host with lung
@@ -45,6 +46,7 @@ def collect_lesions(
     read_label: Callable[[str], np.ndarray],
     of_cases: dict[str, list[Lesion]] | None = None,
     contact: LungContact | None = None,
+    tell: Tell = nobody,
 ) -> dict[str, list[Lesion]]:
     """The lesions of every pathology in the given training cases.
 
@@ -55,12 +57,14 @@ def collect_lesions(
         read_label: case id → (z, y, x) label values.
         of_cases: case id → lesions that are known already, for example from another fold; missing cases are added.
         contact: counts what the labels of the same cases border on.
+        tell: gets the share of the cases that is done.
 
     Returns:
         pathology → lesions, sorted by case and component.
     """
     of_cases = {} if of_cases is None else of_cases
-    for identifier in sorted(identifiers):
+    for number, identifier in enumerate(sorted(identifiers)):
+        tell(number / len(identifiers))
         case, counted = facts[identifier], contact is None or contact.has(identifier)
         if not any(map(case.voxels, roles.pathologies)):
             of_cases[identifier] = []
@@ -138,6 +142,19 @@ class _Planner:
     def is_finished(self) -> bool:
         """Whether every pathology has reached its target or was given up."""
         return all(name in self.given_up for name in self.missing(self.counts))
+
+    def share_done(self, plan: Plan) -> float:
+        """The share of the plan that is made: of the slices, or of the targets where these are nearer."""
+        before, now = (self._largest_deficit(counts) for counts in (plan.before, self.counts))
+        return max(self.painted / max(1, self.max_slices), 1 - now / before if before else 1.0)
+
+    def _largest_deficit(self, counts: dict[str, int]) -> float:
+        """How far below its target, relative to it, the pathology is that gets the next lesion."""
+        share = shares(counts)
+        open_ = [
+            1 - share[name] / target for name, target in self.targets.items() if target and name not in self.given_up
+        ]
+        return max([0.0, *open_])
 
     def give_up(self) -> None:
         """Gives up the pathology that would get the next lesion, since no host has taken one for long."""
@@ -353,6 +370,7 @@ def make_plan(
     config: BalanceConfig,
     fold: int | str,
     read_label: Callable[[str], np.ndarray],
+    tell: Tell = nobody,
 ) -> Plan:
     """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
 
@@ -363,6 +381,7 @@ def make_plan(
         config: target shares, bound and seed.
         fold: seeds the plan together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
+        tell: gets the share of the plan that is made.
     """
     planner = _Planner(cases, lesions, roles, config, fold)
     plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
@@ -376,6 +395,7 @@ def make_plan(
     while planner.usable and not planner.is_finished() and planner.painted < plan.max_slices:
         idle = 0 if planner.add_case(plan, index, read_label, samples) else idle + 1
         index += 1
+        tell(planner.share_done(plan))
         if idle >= planner.patience(len(planner.usable)):
             if not planner.crowds(plan):
                 planner.give_up()

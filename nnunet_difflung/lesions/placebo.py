@@ -31,6 +31,7 @@ from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCas
 from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.lesions.surroundings import real_lesion
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.progress import Tell, nobody
 
 Place = tuple[int, int, int]
 
@@ -54,6 +55,7 @@ def add_placebos(
     config: BalanceConfig,
     fold: int | str,
     read_label: Callable[[str], np.ndarray],
+    tell: Tell = nobody,
 ) -> None:
     """Adds placebo cases to a plan until they are the share ``config.placebo`` of its cases; 0 changes nothing.
 
@@ -68,6 +70,7 @@ def add_placebos(
         config: share of placebo cases, placement, hosts, and seed.
         fold: seeds the choice together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
+        tell: gets the share of the placebo cases that is planned.
     """
     models = plan.with_lesions
     wanted = number_of_placebos(len(models), config.placebo)
@@ -79,6 +82,7 @@ def add_placebos(
     key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
     order = np.random.default_rng(key).permutation(len(models))
     for index in range(wanted):
+        tell(index / wanted)
         case = planner.placebo(models[order[index % len(models)]], np.random.default_rng([*key, index]))
         if case is not None:
             plan.cases.append(case)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import build_cache
-from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.dataset.privacy import as_private_as
@@ -22,7 +20,6 @@ from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, 
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.contact import LungContact
-from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.preview import write_preview
@@ -39,7 +36,7 @@ from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
     check_folds,
-    prepare_fold,
+    prepare_folds,
     record_training_files,
     seconds_of_selection,
     synthesize_fold,
@@ -82,7 +79,7 @@ from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, wo
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
-from nnunet_difflung.runtime.messages import report, say, stage
+from nnunet_difflung.runtime.messages import report, say, spent, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
@@ -157,7 +154,7 @@ def train(request: Request) -> list[Fold]:
         with nothing_left_on_fault(delete):
             folds = _prepare(raw, raw.folds(request.folds), request, share, {})
         folds[0].raw.reading.record(raw.name)
-        with working_alone({fold.folder for fold in folds}, share):
+        with working_alone({fold.folder for fold in folds}, share), stage("training"):
             for fold in folds:
                 train_fold(fold, request.device, request.save_every)
     return folds
@@ -283,31 +280,24 @@ def _prepare(
     raw: RawDataset, numbers: list[int | str], request: Request, share: Share, seconds: dict[str, float]
 ) -> list[Fold]:
     """Checks and caches the cases, makes folds if there are none, and plans each; records the ``seconds``."""
-    begun = time.monotonic()
-    stage("reading and checking cases")
-    if share.main:
-        check_disk_for_cache(raw)
-    cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
-    raw = with_class_counts(raw, cache.facts)
-    warn_or_refuse_values(raw, cache.facts, request.settings, share.main)
-    check_same_content(raw, numbers)
-    seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
-    stage("planning")
-    lesions: dict[str, list[Lesion]] = {}
-    channels: dict[str, CaseChannels] = {}
+    with stage("checking cases", seconds):
+        if share.main:
+            check_disk_for_cache(raw)
+        cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
+        raw = with_class_counts(raw, cache.facts)
+        warn_or_refuse_values(raw, cache.facts, request.settings, share.main)
+        check_same_content(raw, numbers)
     contact = LungContact(raw.roles)
     with images_begun(raw, cache, request.processes, share) as looked_at:
-        folds = [
-            prepare_fold(raw, number, request.settings, cache, lesions, contact=contact, channels_of_cases=channels)
-            for number in numbers
-        ]
-        if share.main:
-            warn_of_labels_outside_lung(contact)
-            warn_of_classes_on_border(folds)
-        check_folds(folds)
-        check_disk(folds)
-        look_at_images(raw, cache, numbers, looked_at, share, remember=True)
-    seconds["plan"] = time.monotonic() - begun
+        with stage("planning", seconds):
+            folds = prepare_folds(raw, numbers, request.settings, cache, contact, {}, share.main)
+            if share.main:
+                warn_of_labels_outside_lung(contact)
+                warn_of_classes_on_border(folds)
+            check_folds(folds)
+            check_disk(folds)
+        with stage("comparing images", seconds):
+            look_at_images(raw, cache, numbers, looked_at, share, remember=True)
     return folds
 
 
@@ -358,46 +348,48 @@ def _run(
     seconds: dict[str, float],
 ) -> None:
     """Trains, paints and injects ``folds``; the ``complete`` ones, to which nothing is added, are only recorded."""
-    begun = time.monotonic()
-    for fold in folds:  # all folds are trained before painting: long waits in a collective operation time out
-        train_fold(fold, request.device, request.save_every)
-    leave()
-    seconds["train"], begun = time.monotonic() - begun, time.monotonic()
+    with stage("training", seconds):
+        for fold in folds:  # all folds are trained before painting: long waits in a collective operation time out
+            train_fold(fold, request.device, request.save_every)
+        leave()
     done: list[tuple[Synthesis, SynthesisResult]] = []
-    for fold in folds:
-        synthesis, result = synthesize_fold(fold, request.device, share=share, threads=request.processes)
-        done.append((synthesis, result))
-        if share.main:
-            say(describe_result(fold, result))
-            report_result(fold, result)
-            try:
-                refuse_undertrained(fold, result)
-            except Failed as error:
-                record_stopped(raw, synthesis, result, seconds, request, str(error))
-                raise
+    undertrained: Failed | None = None
+    with stage("painting", seconds):
+        for fold in folds:
+            done.append(synthesize_fold(fold, request.device, share=share, threads=request.processes))
+            if share.main:
+                say(describe_result(fold, done[-1][1]))
+                report_result(fold, done[-1][1])
+                try:
+                    refuse_undertrained(fold, done[-1][1])
+                except Failed as error:
+                    undertrained = error
+                    break
+    if undertrained:
+        record_stopped(raw, *done[-1], seconds, request, str(undertrained))
+        raise undertrained
     if not share.main:
         for fold in folds:
             write_bytes(_has_read(fold, share, share.index), b"")
         return
-    seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
     dropped = {identifier for _, result in done for identifier in result.dropped}
     for line in unknown(request.settings.sampling.exclude, [fold.number for fold in folds], dropped):
         say(line)
-    seconds |= seconds_of_selection(synthesis for synthesis, _ in done)
+    for name, took in seconds_of_selection(synthesis for synthesis, _ in done).items():
+        spent(name, took, seconds)
     for line in describe_cost(seconds):
         say(line)
-    stage("adding the cases to the dataset")
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
-    shown = write_preview(done, preview)
-    ensure_real_fingerprint(raw, request.processes)
-    for fold in folds:
-        record_training_files(fold)
-    record_painted(raw, done, complete, seconds, request)
-    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
-    for fold in folds:
-        share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
-        discard_work(fold.work)
-    seconds["inject"] = time.monotonic() - begun
+    with stage("adding cases", seconds):
+        shown = write_preview(done, preview)
+        ensure_real_fingerprint(raw, request.processes)
+        for fold in folds:
+            record_training_files(fold)
+        record_painted(raw, done, complete, seconds, request)
+        inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
+        for fold in folds:
+            share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
+            discard_work(fold.work)
     conclude(raw, done, complete, seconds, request, preview if shown else None)
 
 

@@ -12,7 +12,7 @@ from nnunet_difflung.pipeline.fold import check_folds
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted, duration, size
 from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add
@@ -25,22 +25,25 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    if not are_small(raw):  # reading takes minutes
-        check_disk_for_cache(raw)
     looks: dict[str, Look] = {}
-    cases = readable_cases(raw, request.processes, look=FirstLook(raw.roles), looks=looks)
-    to_be_cached = check_disk_for_cache(raw, cases.facts)
-    raw = with_class_counts(raw, cases.facts)
+    with stage("checking cases"):
+        if not are_small(raw):  # reading takes minutes
+            check_disk_for_cache(raw)
+        cases = readable_cases(raw, request.processes, look=FirstLook(raw.roles), looks=looks)
+        to_be_cached = check_disk_for_cache(raw, cases.facts)
+        raw = with_class_counts(raw, cases.facts)
     lesions = {identifier: look.lesions for identifier, look in looks.items()}
     slices = {identifier: look.slices for identifier, look in looks.items()}
     with images_begun(raw, cases, request.processes, Share(), slices) as looked_at:
-        folds = plan_folds(raw, numbers, cases, request.settings, lesions=lesions)
-        for fold in folds:
-            say(describe_fold(fold))
-            report_plan(fold)
-        check_folds(folds)
-        check_disk(folds, to_be_cached)
-        look_at_images(raw, cases, numbers, looked_at, Share(), remember=False)
+        with stage("planning"):
+            folds = plan_folds(raw, numbers, cases, request.settings, lesions=lesions)
+            for fold in folds:
+                say(describe_fold(fold))
+                report_plan(fold)
+            check_folds(folds)
+            check_disk(folds, to_be_cached)
+        with stage("comparing images"):
+            look_at_images(raw, cases, numbers, looked_at, Share(), remember=False)
     for fold in folds:
         if not fold.plan.cases:
             say(describe_nothing_to_add(fold))
@@ -48,7 +51,8 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     if not folds:
         report_estimate(0.0, 0.0, to_be_cached, to_be_cached, request.device)
     else:
-        estimated = estimate_seconds(folds[0], request.device, cases.label)
+        with stage("timing"):
+            estimated = estimate_seconds(folds[0], request.device, cases.label)
         trained = sum(bool(fold.method.generator) and is_finished(fold.folder) for fold in folds)
         training, painting = (len(folds) - trained) * estimated[0], len(folds) * estimated[1]
         disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached

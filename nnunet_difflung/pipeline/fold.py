@@ -37,9 +37,39 @@ from nnunet_difflung.preparing.application import paints_together
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 from nnunet_difflung.runtime.files import write_bytes
-from nnunet_difflung.runtime.messages import stage
+from nnunet_difflung.runtime.messages import begins
+from nnunet_difflung.runtime.progress import Tell, nobody, parts, told
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
+
+_OF_A_PLACEBO = 3.0  # planning one takes that many times as long as planning a case with lesions
+
+
+def prepare_folds(
+    raw: RawDataset,
+    numbers: Sequence[int | str],
+    settings: Settings,
+    cache: SliceCache,
+    contact: LungContact,
+    lesions_of_cases: dict[str, list[Lesion]],
+    visible: bool,
+) -> list[Fold]:
+    """``prepare_fold`` for several folds, with one progress bar if ``visible``; a case is looked at once for all."""
+    channels: dict[str, CaseChannels] = {}
+    with told("planning", visible) as tell:
+        return [
+            prepare_fold(
+                raw,
+                number,
+                settings,
+                cache,
+                lesions_of_cases,
+                contact=contact,
+                channels_of_cases=channels,
+                tell=of_fold,
+            )
+            for number, of_fold in zip(numbers, parts(tell, *[1.0] * len(numbers)), strict=True)
+        ]
 
 
 def prepare_fold(
@@ -50,6 +80,7 @@ def prepare_fold(
     lesions_of_cases: dict[str, list[Lesion]] | None = None,
     channels_of_cases: dict[str, CaseChannels] | None = None,
     contact: LungContact | None = None,
+    tell: Tell = nobody,
 ) -> Fold:
     """Makes a fold's plan from its training cases and their lesions, and finds the relations between their channels.
 
@@ -61,6 +92,7 @@ def prepare_fold(
         lesions_of_cases: case id → its lesions; filled here and shared by the folds of a run.
         channels_of_cases: case id → what holds between its channels; filled here and shared like ``lesions_of_cases``.
         contact: counts what the labels of the training cases border on.
+        tell: gets the share of the work that is done.
 
     Raises:
         BadInput: the fold's training cases contain no normal lung or no pathology.
@@ -68,12 +100,23 @@ def prepare_fold(
     data = FoldData(cache, tuple(raw.channels), raw.name, number, tuple(raw.training_cases(number)))
     cases = {identifier: cache.facts[identifier] for identifier in data.training_cases}
     _check_classes(raw, number, list(cases.values()))
-    lesions = collect_lesions(data.training_cases, cases, raw.roles, cache.label, lesions_of_cases, contact)
-    plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, cache.label)
-    add_placebos(plan, list(cases.values()), lesions, raw.roles, settings.balance, number, cache.label)
+    finding, planning, adding, relating = parts(tell, *_weights(raw, settings, data.training_cases, lesions_of_cases))
+    lesions = collect_lesions(data.training_cases, cases, raw.roles, cache.label, lesions_of_cases, contact, finding)
+    facts = list(cases.values())
+    plan = make_plan(facts, lesions, raw.roles, settings.balance, number, cache.label, planning)
+    add_placebos(plan, facts, lesions, raw.roles, settings.balance, number, cache.label, adding)
     _add_margins(plan, settings, cases)
-    relations = find_relations(cache, data.training_cases, channels_of_cases)
+    relations = find_relations(cache, data.training_cases, channels_of_cases, relating)
+    tell(1)
     return Fold(raw, data, settings, lesions, plan, relations)
+
+
+def _weights(
+    raw: RawDataset, settings: Settings, training: Sequence[str], known: dict[str, list[Lesion]] | None
+) -> tuple[float, float, float, float]:
+    """How long finding lesions, planning cases and placebos, and comparing channels take, relative to each other."""
+    placebos = settings.balance.placebo / (1 - settings.balance.placebo)
+    return float(not (known or {}).keys() >= set(training)), 1.0, _OF_A_PLACEBO * placebos, float(len(raw.channels) > 1)
 
 
 def _add_margins(plan: Plan, settings: Settings, cases: dict[str, CaseFacts]) -> None:
@@ -101,7 +144,7 @@ def synthesize_fold(
     fold: Fold, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
 ) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
-    stage(f"fold {fold.number}: painting")
+    begins(f"fold {fold.number}: painting")
     generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     _tidy(fold, share or Share())
     training, sampling = fold.data.training_cases, fold.settings.sampling
@@ -159,7 +202,7 @@ def seconds_of_selection(done: Iterable[Synthesis]) -> dict[str, float]:
 def train_fold(fold: Fold, device: str, save_every: float) -> None:
     """Trains the generator that the method needs, unless a finished one with the same settings exists."""
     if fold.method.generator:
-        stage(f"fold {fold.number}: training the generator")
+        begins(f"fold {fold.number}: training")
         train_generator(
             fold.data, fold.method.trained, fold.settings.generator, fold.folder, device, save_every=save_every
         )

@@ -10,14 +10,13 @@ import numpy as np
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import ImageReader, Look, SliceCache, check_cases, image_in_memory, read_cache
-from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, read_image
 from nnunet_difflung.dataset.reading import read_case, with_class_counts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
-from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.pipeline.fold import prepare_folds
 from nnunet_difflung.pipeline.preflight import warn_of_geometry, warn_or_refuse_values
 from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 from nnunet_difflung.preparing.fold import Fold
@@ -105,7 +104,7 @@ def plan_folds(
         numbers: of the folds.
         cases: the dataset's real cases.
         settings: settings of the run.
-        shown: print warnings of what looks wrong about the dataset.
+        shown: show progress, and print warnings of what looks wrong about the dataset.
         lesions: case id → its lesions, as far as they are known; others are found here.
 
     Returns:
@@ -119,13 +118,8 @@ def plan_folds(
     check_same_content(raw, numbers)
     if shown:
         warn_of_geometry(raw, cases.facts)
-    lesions = {} if lesions is None else lesions
-    channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)
-    folds = [
-        prepare_fold(raw, number, settings, cases, lesions, contact=contact, channels_of_cases=channels)
-        for number in numbers
-    ]
+    folds = prepare_folds(raw, numbers, settings, cases, contact, {} if lesions is None else lesions, shown)
     if shown:
         warn_of_labels_outside_lung(contact)
         warn_of_classes_on_border(folds)

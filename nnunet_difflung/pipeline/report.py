@@ -15,7 +15,7 @@ from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.on_record import add_rows, report_path
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.preparing.fold import Fold
-from nnunet_difflung.runtime.messages import report, say, warn
+from nnunet_difflung.runtime.messages import report, say, stage, warn
 from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.telling.next_commands import next_commands
 from nnunet_difflung.telling.scripts import report_injected
@@ -134,7 +134,8 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
     Raises:
         Failed: the audit found a leak.
     """
-    found = audit(raw.name, deep=True, untouched=request.dry_run)
+    with stage("auditing"):
+        found = audit(raw.name, deep=True, untouched=request.dry_run)
     leaks = [problem.text for problem in found.problems]
     report(dataset=raw.name, leaks=found.leaks, problems=leaks)
     if leaks:

@@ -7,6 +7,7 @@ are printed and nothing is kept.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,9 +126,41 @@ def failed(text: str, details: tuple[str, ...] = ()) -> None:
         logged("error", "\n".join([text, *details]))
 
 
-def stage(text: str) -> None:
-    """Logs that a stage begins."""
-    logged("stage", text)
+@contextmanager
+def stage(name: str, seconds: dict[str, float] | None = None, of: str = "") -> Iterator[None]:
+    """A context that is a stage of the command; how long it took is logged and reported, also if it fails.
+
+    Args:
+        name: the same in the log, in the JSON object, and in ``seconds``.
+        seconds: stage → seconds, to which the stage is added.
+        of: what the stage is about, for the line in the log that says that it begins.
+    """
+    begins(f"{name} {of}".rstrip())
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        spent(name, time.monotonic() - begun, seconds)
+
+
+def begins(text: str) -> None:
+    """Logs that a stage, or a part of one, begins."""
+    logged("begin", text)
+
+
+def spent(name: str, took: float, seconds: dict[str, float] | None = None) -> None:
+    """Logs what a stage, or a part of one, has taken, and adds it to the seconds in the JSON object and to others.
+
+    Args:
+        name: of the stage.
+        took: seconds; tenths are kept, so that all records have the same figure.
+        seconds: stage → seconds.
+    """
+    took = round(took, 1)
+    logged("stage", f"{name}: {took:.1f} s")
+    for record in (_run.found.setdefault("seconds", {}) if _run is not None else None, seconds):
+        if record is not None:
+            record[name] = round(record.get(name, 0.0) + took, 1)
 
 
 def report(**found: Any) -> None:

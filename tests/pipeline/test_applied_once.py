@@ -55,7 +55,7 @@ class Counts:
         )
         for name in ("prepare_fold", "reference", "continuity_reference", "real_seams", "real_to_real"):
             self._leave_out(monkeypatch, fold_module, name)
-        for name in ("prepare_fold", "look_at_images", "images_begun"):
+        for name in ("prepare_folds", "look_at_images", "images_begun"):
             self._leave_out(monkeypatch, augment_module, name)
 
     def _count(self, monkeypatch, owner: object, name: str, key: Callable[..., str]) -> None:

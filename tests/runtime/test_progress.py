@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_difflung.runtime import progress
 
 CODE = """
 from nnunet_difflung.runtime.parallel import bar
@@ -37,3 +43,27 @@ def test_commands_start_without_the_packages_that_only_networks_need():
         "print({'diffusers', 'nnunetv2', 'scipy.stats'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_bar_of_shares_ends_complete_and_never_goes_back(monkeypatch):
+    moves, shown = [], {}
+
+    @contextmanager
+    def recorded(**options):
+        shown.update(options)
+        yield SimpleNamespace(update=moves.append)
+
+    monkeypatch.setattr(progress, "bar", recorded)
+    with progress.told("planning", visible=False) as tell:
+        for done in (0.25, 0.125, 1.5, 1.0):
+            tell(done)
+    assert moves == [25, 75]
+    assert (shown["desc"], shown["visible"], shown["total"], shown["delay"]) == ("planning", False, 100, 2)
+
+
+def test_parts_take_their_shares_of_the_whole():
+    seen = []
+    for tell in progress.parts(seen.append, 1, 0, 3):
+        tell(0.5)
+        tell(1)
+    assert seen == pytest.approx([0.125, 0.25, 0.25, 0.25, 0.625, 1])

@@ -17,7 +17,7 @@ from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.runtime.arguments import CommandParser, asks_for
 from nnunet_difflung.runtime.console import STATUS, Code, command
 from nnunet_difflung.runtime.launcher import _objects_taken_over
-from nnunet_difflung.runtime.messages import Run, note, open_log, quiet, report, running, say, stage, warn
+from nnunet_difflung.runtime.messages import Run, note, open_log, quiet, report, running, say, spent, stage, warn
 from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.strict_json import strict_json
 from nnunet_difflung.runtime.wording import collapsed
@@ -189,13 +189,14 @@ def test_a_command_takes_over_the_objects_of_its_processes(monkeypatch, capsys):
 def test_a_log_holds_the_command_line_stages_messages_and_the_end(tmp_path, capsys):
     def main() -> int:
         CommandParser(prog="difflung_x")
-        stage("reading")
-        open_log(tmp_path)
-        warn("odd")
+        with stage("reading", of="2 files"):
+            open_log(tmp_path)
+            warn("odd")
         note("known")
         say("a name", log=False)
         say("table\n  row")
-        raise Failed("too few cases")
+        with stage("judging"):
+            raise Failed("too few cases")
 
     assert run(main, "-i", "/home/someone/archive") == 1
     (log,) = tmp_path.iterdir()
@@ -203,11 +204,44 @@ def test_a_log_holds_the_command_line_stages_messages_and_the_end(tmp_path, caps
     assert capsys.readouterr().err.endswith("Failed: too few cases\n"), "the error is the last line"
     lines = log.read_text().splitlines()
     stamped = [line[21:] for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line)]
-    assert [line.split()[0] for line in stamped] == ["command", "stage", "warning", "note", "result", "error", "end"]
+    assert [line.split()[0] for line in stamped] == [
+        *("command", "begin", "warning", "stage", "note", "result"),
+        *("begin", "stage", "error", "end"),
+    ]
     assert "difflung_x -i archive " in stamped[0]
-    assert lines[-3].strip() == "row"
+    assert stamped[1].endswith("reading 2 files")
+    assert re.fullmatch(r"stage +reading: \d+\.\d s", stamped[3])
+    assert re.fullmatch(r"stage +judging: \d+\.\d s", stamped[7]), "also of a stage that fails"
+    assert lines[-5].strip() == "row"
     assert stamped[-1].endswith("exit code 1")
     assert "a name" not in log.read_text()
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_object_has_the_seconds_of_stages_however_the_command_ends(end, capsys):
+    def main() -> int:
+        with stage("reading"):
+            pass
+        with stage("writing"):
+            return ENDS[end][0]()
+
+    run(main, "--json")
+    seconds = json.loads(capsys.readouterr().out)["seconds"]
+    assert list(seconds) == ["reading", "writing"]
+    assert all(value >= 0 for value in seconds.values())
+
+
+def test_all_records_of_a_stage_have_the_same_figure(tmp_path):
+    seconds: dict[str, float] = {}
+    with running(of := Run("difflung_x")):
+        open_log(tmp_path)
+        for took in (1.23, 4.56):
+            spent("reading", took, seconds)
+    assert seconds == of.found["seconds"] == {"reading": 5.8}
+    (log,) = tmp_path.iterdir()
+    assert re.findall(r"stage +(.*)", log.read_text()) == ["reading: 1.2 s", "reading: 4.6 s"]
+    spent("reading", 1.0, seconds)
+    assert seconds == {"reading": 6.8}, "outside of a command too"
 
 
 def test_two_commands_of_the_same_second_have_two_logs(tmp_path):
@@ -220,7 +254,8 @@ def test_two_commands_of_the_same_second_have_two_logs(tmp_path):
 def test_a_log_that_cannot_be_written_is_one_warning(tmp_path, capsys):
     def main() -> int:
         open_log(tmp_path / "missing")
-        stage("reading")
+        with stage("reading"):
+            pass
         open_log(tmp_path / "missing" / "too")
         return 0
 
@@ -237,8 +272,9 @@ def test_a_log_whose_disk_fills_up_is_one_warning(tmp_path, capsys):
         (log,) = tmp_path.iterdir()
         log.unlink()
         os.mkdir(log)  # nothing can be appended to it any more
-        stage("reading")
-        stage("writing")
+        for name in ("reading", "writing"):
+            with stage(name):
+                pass
         return 0
 
     assert run(main) == 0
