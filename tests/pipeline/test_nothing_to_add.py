@@ -109,6 +109,19 @@ def test_a_case_that_is_added_where_nothing_was_painted_is_said_so(folders):
         main([*COPY, "--target-share", *MET])
 
 
+def test_a_run_without_cases_is_recorded_with_the_present_roles(folders, capsys):
+    """Otherwise every repetition does all the work again."""
+    folder = _dataset(folders)
+    options = [*COPY[:-1], "0", "-f", "1"]
+    main(options)
+    options += ["--structure-label", "ILD"]
+    main(options)
+    assert "ILD" not in read_manifest(folder)["runs"][0]["summary"]["voxels_before"]
+    capsys.readouterr()
+    main(options)
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_a_fold_of_which_the_gate_dropped_everything_stays_a_failure(folders, monkeypatch):
     from nnunet_difflung.pipeline import augment as augment_module
 
