@@ -21,7 +21,7 @@ from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
-from nnunet_difflung.trainers.synthetic_cases import needs_none
+from nnunet_difflung.trainers.synthetic_cases import run_without_cases, why_none
 
 
 class Arm(Protocol):
@@ -157,10 +157,13 @@ def _check_synthetic(trainer: Arm, cases: TrainingCases) -> None:
     name, fold, method = trainer.plans_manager.dataset_name, trainer.fold, trainer.method
     if cases.synthetic or not trainer.use_synthetic:
         return
-    if needs_none(manifest_of(name), method, fold):
+    run = run_without_cases(manifest_of(name), method, fold)
+    if run is not None:
+        why, wanted = why_none(run)
         trainer.print_to_log_file(
-            f"difflung_augment added no case of method '{method}' to fold {fold}, since every class has its target "
-            f"share there: this training has real cases only, as that of {trainer.reference_name()}",
+            f"{'' if wanted else 'WARNING: '}difflung_augment added no case of method '{method}' to fold {fold}, since "
+            f"{why}: this training has real cases only, as that of {trainer.reference_name()}"
+            f"{'' if wanted else ', so the two cannot show what synthetic cases change'}",
             also_print_to_console=True,
         )
         return

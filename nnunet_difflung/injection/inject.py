@@ -81,7 +81,7 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
         return False
     present = cases_of(manifest, run)
     same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
-    if not present and not (same and not cases):
+    if not present and (cases or not same or _counted(earlier) != _counted(run)):
         return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:
         name, method, fold = manifest["dataset"], run["method"], run["fold"]
@@ -90,6 +90,12 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
             f"settings; run difflung_remove -d {quoted(name)} -f {fold} --method {method} first"
         )
     return True
+
+
+def _counted(run: dict) -> bytes:
+    """What a run counted as lung and as pathologies, which other roles of the labels change."""
+    summary = run.get("summary") or {}
+    return json_bytes([summary.get(key) for key in ("voxels_before", "targets", "left_out")])
 
 
 def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:

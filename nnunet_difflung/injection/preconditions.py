@@ -128,6 +128,12 @@ def _refuse_other_cases(folder: Path, manifest: dict) -> None:
         if names
     ]
     number = dataset_id(folder.name)
+    if not manifest["cases"]:
+        raise BadInput(
+            f"{folder}: {' and '.join(changes)} after difflung_augment had found nothing to add to {len(recorded)} "
+            f"real cases; run difflung_remove -d {number} (it takes out that record and keeps your changes), check "
+            f"{DATASET} and {SPLITS}, and run difflung_augment -d {number} again"
+        )
     raise BadInput(
         f"{folder}: {' and '.join(changes)} after the synthetic cases had been made from {len(recorded)} real cases; "
         f"run difflung_remove -d {number} (it takes out the synthetic cases and keeps your changes), check "

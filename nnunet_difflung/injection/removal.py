@@ -9,7 +9,7 @@ from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.injection.commit import begin, commit, copy_as_it_is, finish, foreign_in, give_mode, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, check_hidden, locked
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import PREPROCESSED, read_manifest, resolve
+from nnunet_difflung.injection.manifest import PREPROCESSED, cases_of, read_manifest, resolve
 from nnunet_difflung.injection.partial_removal import plan_partial_removal, selected_runs
 from nnunet_difflung.injection.removal_plan import Removal
 from nnunet_difflung.injection.results import generators as delete_generators
@@ -50,12 +50,16 @@ def plan_removal(
     if selection and not meant and generators and selected_generators(folder.name, selection):
         return None, [f"{folder.name} has no synthetic cases of {selection}"]
     runs = selected_runs(manifest, selection)
-    if len(runs) < len(manifest["runs"]):
+    others = [run for run in manifest["runs"] if run not in runs]
+    if any(cases_of(manifest, run) for run in others):
         plan = plan_partial_removal(folder, manifest, runs, force)
         check_folders(resolve(folder, step.target).parent for step in plan.steps)
         return plan, plan.lines
     plan = Removal(folder, manifest, force)
     plan.delete_synthetic()
+    if others:
+        names = ", ".join(f"{run['method']} fold {run['fold']}" for run in others)
+        plan.lines.append(f"no synthetic case is left; that nothing was added to {names} is no longer on record either")
     plan.restore(SPLITS)
     plan.restore_preprocessed_splits()
     plan.restore(DATASET)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnunet_difflung.audit.audit import audit
-from nnunet_difflung.config import Settings, differences, identity
+from nnunet_difflung.config import Settings, differences, generator_identity, identity
 from nnunet_difflung.dataset.cache import SliceCache, read_cache
 from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
@@ -17,6 +18,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.encoding import cut_off
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
 from nnunet_difflung.injection.leaks import first_names
@@ -246,16 +248,61 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
     for fold in list(runs):
         if manifest and not cases_of(manifest, runs[fold]) and identity(runs[fold].get("settings")) != now:
             del runs[fold]  # nothing was added with the earlier settings, so nothing is lost
-    for fold in folds:
-        before = identity(runs[fold].get("settings")) if fold in runs else now
-        if before != now:
-            raise BadInput(
-                f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
-                f"run difflung_remove -d {quoted(raw.name)} -f {fold} --method {method} first, or use the earlier "
-                f"settings"
-            )
+    earlier = {fold: identity(runs[fold].get("settings")) for fold in folds if fold in runs}
+    others = {fold: before for fold, before in earlier.items() if before != now}
+    if others:
+        first = next(iter(others))
+        more, why = _what_else_goes(raw, method, others, now)
+        raise BadInput(
+            f"{raw.name} already holds synthetic cases of method {method} for fold {', '.join(map(str, others))}, made "
+            f"with other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(others[first], now)}); "
+            f"run difflung_remove -d {quoted(raw.name)} -f {quoted(*map(str, others))} --method {method}{more} "
+            f"first{why}, or use the earlier settings"
+        )
     return [fold for fold in folds if fold not in runs]
+
+
+def _what_else_goes(raw: RawDataset, method: str, others: Mapping[int | str, Any], now: dict) -> tuple[str, str]:
+    """What has to go with the cases of other settings, and why: the folds' generators where these have them too.
+
+    While they are there a fold would be refused again, after its cases had been deleted.
+
+    Args:
+        raw: the dataset.
+        method: of the cases.
+        others: fold → identity of the settings that its cases were made with.
+        now: identity of the present settings.
+    """
+    trained = METHODS[method].trained.name
+    outdated = [
+        folder
+        for fold, before in others.items()
+        if METHODS[method].generator and _is_outdated(folder := fold_folder(raw.name, trained, fold), before, now)
+    ]
+    if not outdated:
+        return "", ""
+    why = f" (generators of {counted(len(outdated), 'fold')} have other settings too and are trained again)"
+    if trained == method and len(outdated) == len(others):
+        return " --generators", why
+    return f" and delete {', '.join(map(str, outdated))}", why
+
+
+def _is_outdated(folder: Path, before: Any, now: dict) -> bool:
+    """Whether a folder holds a generator that cannot have the present settings.
+
+    Args:
+        folder: of the generator.
+        before: identity of the settings that the fold's cases were made with.
+        now: identity of the present settings.
+    """
+    if not (folder / CARD).is_file():
+        return False
+    if not isinstance(before, dict) or not isinstance(before.get("generator"), dict):
+        return True
+    earlier, present = before["generator"], now["generator"]
+    own = generator_identity(read_card(folder).get("config", {}))
+    other = [key for key in {*earlier, *present} if earlier.get(key) != present.get(key)]
+    return any(own.get(key) != present.get(key) for key in other)
 
 
 def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:

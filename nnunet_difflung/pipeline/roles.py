@@ -9,10 +9,13 @@ import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.card import CARD
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.lesions.border import classes_on_border
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.meaning.labels import LabelRoles, structure_option, structures_by_name
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import fold_folder
 from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.wording import quoted
 
@@ -77,11 +80,20 @@ def with_present_roles(raw: RawDataset, manifest: dict | None) -> dict | None:
         if change and cases_of(manifest, run):
             raise BadInput(
                 f"{raw.name} holds synthetic cases of method {run['method']} for fold {run['fold']} that were made "
-                f"with other roles of its labels: {change}; run difflung_remove -d {quoted(raw.name)} first, or give "
-                f"the options for labels that were given then"
+                f"with other roles of its labels: {change}; run difflung_remove -d {quoted(raw.name)}"
+                f"{_generators_too(raw, run)} first, or give the options for labels that were given then"
             )
         runs += [] if change else [run]
     return {**manifest, "runs": runs}
+
+
+def _generators_too(raw: RawDataset, run: dict) -> str:
+    """The option that deletes generators if the run's is still there: with other roles it is refused as well."""
+    method = METHODS.get(run["method"])
+    if method is None or not method.generator:
+        return ""
+    card = fold_folder(raw.name, method.trained.name, run["fold"]) / CARD
+    return " --generators" if card.is_file() else ""
 
 
 def _change(summary: object, roles: LabelRoles) -> str | None:

@@ -316,7 +316,10 @@ def _audit(records: Records) -> Iterator[Block]:
 
 
 def _next(records: Records, configuration: str | None, device: str | None) -> str:
-    folds = [row["fold"] for row in records.rows] or [0]
+    folds = [row["fold"] for row in records.of_made_folds().rows]
+    if not folds:
+        again = f"difflung_augment -d {dataset_id(records.raw.name)} --method {records.method}"
+        return f"{again}   # the dataset holds no synthetic cases of this method"
     configuration = configuration or records.report.get("configuration", "2d")  # earlier versions did not record them
     device = device or records.report.get("device", "cuda")
     return without_folders(next_commands(records.raw, configuration, records.method, folds, device))

@@ -13,7 +13,10 @@ from nnunet_difflung.runtime.wording import counted
 
 def paragraph(records: Records) -> str:
     """What was done, in sentences that can be pasted; whatever is not on record is left out."""
+    records = records.of_made_folds()
     raw, method = records.raw, METHODS[records.method]
+    if not records.rows:
+        return "The dataset holds no synthetic cases of this method, so there is nothing to write about."
     kept, planned = len(records.cases), sum(row["planned"] for row in records.rows)
     placebo = sum(bool(case.get("placebo")) for case in records.cases.values())
     return " ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,31 @@ class Records:
     audit: Audit
     anonymous: bool = False
 
-    @property
-    def rows(self) -> list[dict]:
-        """The folds of the report, in order."""
+    @cached_property
+    def _all_rows(self) -> list[dict]:
+        """The folds of the report, in order, whatever was done to the dataset since."""
         return sorted(self.report["folds"], key=lambda row: (isinstance(row["fold"], str), row["fold"]))
+
+    @cached_property
+    def rows(self) -> list[dict]:
+        """The folds of the report, in order, without those that were removed from the dataset since."""
+        made = self.made
+        return [row for row in self._all_rows if row["fold"] in made or row.get("stopped")]
+
+    @property
+    def made(self) -> set[int | str]:
+        """The folds whose runs the manifest has: their cases are in the dataset, or they need none."""
+        return {run["fold"] for run in self.runs}
+
+    @property
+    def removed(self) -> list[int | str]:
+        """The folds whose cases are on record, and no longer in the dataset."""
+        present = {row["fold"] for row in self.rows}
+        return [row["fold"] for row in self._all_rows if row["injected"] and row["fold"] not in present]
+
+    def of_made_folds(self) -> Records:
+        """The records of ``made`` alone: not of folds whose run was stopped, so that nothing was added to them."""
+        return replace(self, report={**self.report, "folds": [row for row in self.rows if row["fold"] in self.made]})
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -107,7 +128,7 @@ class Records:
     @property
     def unfinished(self) -> list[str]:
         """Folds whose generator has been begun or finished, but of which nothing is on record."""
-        known = {str(row["fold"]) for row in self.rows}
+        known = {str(row["fold"]) for row in self._all_rows}
         folders = fold_folders(results_folder(self.raw.name, self.method))
         return [
             f"{number} ({'generator trained' if is_finished(folder) else 'generator not finished'})"
@@ -129,8 +150,9 @@ class Records:
 
     @cached_property
     def training_cases(self) -> list[str]:
-        """The real cases in the training part of the folds on record."""
-        return sorted({i for row in self.rows for i in self.raw.training_cases(row["fold"])})
+        """The real cases in the training part of the folds that are on record or have synthetic cases."""
+        folds = {row["fold"] for row in self.rows} | {case["fold"] for case in self.cases.values()}
+        return sorted({i for fold in folds for i in self.raw.training_cases(fold)})
 
     @cached_property
     def in_hu(self) -> tuple[int, ...]:

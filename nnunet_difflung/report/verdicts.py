@@ -54,24 +54,22 @@ def _finished(records: Records) -> Light:
     if records.unfinished:
         folds = ", ".join(records.unfinished)
         return Light("look", "Run", f"Not all folds are finished: {folds}. Run the same command again to resume.")
-    missing = [str(row["fold"]) for row in records.rows if row["injected"] and row["fold"] not in _folds(records)]
-    if missing:
-        return Light(
-            "look", "Run", f"The synthetic cases of fold {', '.join(missing)} are no longer in the dataset (removed)."
-        )
+    if records.removed:
+        folds = ", ".join(map(str, records.removed))
+        return Light("look", "Run", f"The synthetic cases of fold {folds} are no longer in the dataset (removed).")
+    if not records.rows:
+        return Light("look", "Run", "The dataset holds no run of this method (removed).")
     numbered = [row["fold"] for row in records.rows if row["fold"] != "all"]
     whole = [] if len(numbered) == len(records.rows) else ["fold all"]
     of_split = [f"{counted(len(numbered), 'fold')} of {records.raw.number_of_folds}"] if numbered or not whole else []
     return Light("good", "Run", f"{' and '.join(of_split + whole)} finished.")
 
 
-def _folds(records: Records) -> set[int | str]:
-    return {case["fold"] for case in records.cases.values()}
-
-
 def _dropped(records: Records) -> Iterator[Light]:
     planned = sum(row["planned"] for row in records.rows)
     dropped = sum(len(row["dropped"]) for row in records.rows)
+    if not records.rows:
+        return
     if not planned:
         yield Light("unknown", "Dropped cases", "No synthetic case was planned: see the notes below the classes.")
         return

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +15,14 @@ import pytest
 from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.config import preset, recorded
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.paths import fold_folder
+from nnunet_difflung.pipeline.preflight import folds_to_do
+from nnunet_difflung.pipeline.roles import with_present_roles
+from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.wording import duration
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
 from tests.support.tiny import IGNORE, LABELS, make_dataset, tree_hashes
@@ -131,6 +140,58 @@ def test_a_generator_of_other_settings_is_refused_before_another_fold_is_trained
     with pytest.raises(BadInput, match=r"fold_1 holds a generator with other settings.*epochs was 1, is now 2"):
         main([*OPTIONS, "--epochs", "2"])
     assert not (folders[2] / "Dataset801_Tiny" / "DiffLung__difflung" / "fold_0").exists()
+
+
+def _advised(said: str) -> list[str]:
+    """Arguments of the difflung_remove that a message tells to run."""
+    return shlex.split(re.search(r"run difflung_remove (.*?) (?:first|and delete)", said)[1])
+
+
+def test_what_is_advised_for_other_settings_of_the_generators_suffices(folders):
+    """The cases would be gone, and the same command refused again for the generator that is left."""
+    make_dataset(folders[0], patients=4, folds=2)
+    main([*OPTIONS, "-f", "0"])
+    with pytest.raises(BadInput, match="max_synthetic was") as refused:
+        main([*OPTIONS, "-f", "0", "--max-synthetic", "1"])
+    assert "--generators" not in str(refused.value), "theirs are the same"
+    more = ["-f", "0", "--epochs", "2"]
+    with pytest.raises(BadInput, match="epochs was 1, is now 2") as refused:
+        main([*OPTIONS, *more])
+    assert "generators of 1 fold have other settings too" in str(refused.value)
+    remove(_advised(str(refused.value)))
+    main([*OPTIONS, *more, "--dry-run"])
+
+
+@pytest.mark.parametrize("method", ["difflung", "harmonise", "copy_paste"])
+def test_generators_of_other_roles_of_the_labels_go_too(folders, method):
+    raw = open_raw_dataset(make_dataset(folders[0]).name)
+    summary = {"voxels_before": {"lung": 1}, "targets": {}}
+    run = {"method": method, "fold": 0, "summary": summary}
+    manifest = {"runs": [run], "cases": {"difflung_0": {"method": method, "fold": 0}}}
+    for name in ("difflung", "cbmat", "copy_paste"):
+        write_json(fold_folder(raw.name, name, 0) / "generator.json", {"format": 1})
+    more = "" if method == "copy_paste" else " --generators"
+    with pytest.raises(BadInput, match=f"other roles .*; run difflung_remove -d Dataset801_Tiny{more} first"):
+        with_present_roles(raw, manifest)
+
+
+def test_a_generator_that_another_method_trained_is_named(folders):
+    """difflung_remove --method harmonise would leave it."""
+    raw = SimpleNamespace(name="Dataset801_Tiny", folder=folders[0] / "Dataset801_Tiny", folds=lambda _: [0, 1])
+    settings = replace(preset("fast"), method="harmonise")
+    other = replace(settings, generator=replace(settings.generator, epochs=7))
+    runs = [{"method": "harmonise", "fold": fold, "settings": other.as_dict()} for fold in (0, 1)]
+    cases = {f"difflung_{fold}": {"method": "harmonise", "fold": fold} for fold in (0, 1)}
+    card = fold_folder(raw.name, "cbmat", 1) / "generator.json"
+    write_json(card, {"format": 1, "finished": True, "config": recorded("cbmat", other.generator)})
+    manifest = {"runs": runs, "cases": cases}
+    with pytest.raises(
+        BadInput, match=f"-f 0 1 --method harmonise and delete {card.parent} first .generators of 1 fold"
+    ):
+        folds_to_do(raw, manifest, [], settings)
+    write_json(card, {"format": 1, "finished": True, "config": recorded("cbmat", settings.generator)})
+    with pytest.raises(BadInput, match="-f 0 1 --method harmonise first, or"):  # it has been trained again already
+        folds_to_do(raw, manifest, [], settings)
 
 
 def test_the_report_keeps_the_folds_of_earlier_commands(folders):

@@ -12,7 +12,7 @@ import pytest
 from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.errors import Failed
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.tiny import make_dataset, tree_hashes
@@ -86,6 +86,40 @@ def test_other_targets_replace_a_run_without_cases(folders, capsys):
     assert len(read_manifest(folder)["runs"]) == 1
     assert "made with other settings" not in capsys.readouterr().err
     assert audit_dataset(folder.name, deep=True) == []
+
+
+def test_the_dataset_is_restored_once_no_case_is_left_whatever_other_runs_are_on_record(folders, capsys):
+    folder = _dataset(folders)
+    before = tree_hashes(folder)
+    main([*COPY, "-f", "0"])
+    main([*COPY, "-f", "1", "--target-share", *MET])
+    assert _runs(folder)[1] == 0
+    capsys.readouterr()
+    remove(["-d", "801", "-f", "0"])
+    assert "that nothing was added to copy_paste fold 1 is no longer on record either" in capsys.readouterr().out
+    assert tree_hashes(folder) == before
+
+
+def test_a_case_that_is_added_where_nothing_was_painted_is_said_so(folders):
+    folder = _dataset(folders)
+    main([*COPY, "--target-share", *MET])
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        shutil.copy(folder / part / f"lung_001_s00{ending}", folder / part / f"lung_009_s00{ending}")
+    with pytest.raises(BadInput, match="added after difflung_augment had found nothing to add"):
+        main([*COPY, "--target-share", *MET])
+
+
+def test_a_run_without_cases_is_recorded_with_the_present_roles(folders, capsys):
+    """Otherwise every repetition does all the work again."""
+    folder = _dataset(folders)
+    options = [*COPY[:-1], "0", "-f", "1"]
+    main(options)
+    options += ["--structure-label", "ILD"]
+    main(options)
+    assert "ILD" not in read_manifest(folder)["runs"][0]["summary"]["voxels_before"]
+    capsys.readouterr()
+    main(options)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_fold_of_which_the_gate_dropped_everything_stays_a_failure(folders, monkeypatch):

@@ -381,6 +381,47 @@ def test_removed_cases_are_said_to_be_removed(folders) -> None:
     assert not results_folder(NAME, "copy_paste").exists(), "the report goes with the generators"
 
 
+def test_what_was_removed_counts_in_nothing_that_the_report_says(folders) -> None:
+    """A manuscript would otherwise tell of folds and cases that no training has seen."""
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "1", "--max-synthetic", "2"])
+    remove(["-d", "801"])
+    main([*KEEP, "-f", "0", "--max-synthetic", "1"])
+    report(["-d", "801", "--method", "copy_paste"])
+    page, number = text_of(html()), len(read_manifest(folder)["cases"])
+    assert "for 1 fold of an nnU-Net dataset" in page
+    assert f"Of {number} planned cases {number} were kept." in page
+    assert lights()["Dropped cases"] == ("good", f"{number} of {number} planned cases were kept.")
+    assert "Fold 1: share of lung" not in page
+    assert lights()["Run"] == ("look", "The synthetic cases of fold 1 are no longer in the dataset (removed).")
+    main([*KEEP, "-f", "1", "--max-synthetic", "1"])
+    remove(["-d", "801", "-f", "0"])
+    report(["-d", "801", "--method", "copy_paste"])
+    assert "nnUNetv2_train 801 2d 1 " in html()
+    assert "nnUNetv2_train 801 2d 0 " not in html()
+    remove(["-d", "801"])
+    report(["-d", "801", "--method", "copy_paste"])
+    page = text_of(html())
+    assert "planned cases" not in page
+    assert "nnUNetv2_train" not in page
+    assert "The dataset holds no synthetic cases of this method, so there is nothing to write about." in page
+
+
+def test_a_fold_that_was_stopped_is_in_no_manuscript(folders) -> None:
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "--max-synthetic", "1"])
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    (row,) = content["folds"]
+    stopped = {**row, "fold": 1, "injected": 0, "stopped": "fold 1: the gate dropped 1 of 1 cases"}
+    write_json(path, {**content, "folds": [row, stopped]})
+    report(["-d", "801", "--method", "copy_paste"])
+    page, number = text_of(html()), len(read_manifest(folder)["cases"])
+    assert "for 1 fold of an nnU-Net dataset" in page
+    assert f"Of {number} planned cases {number} were kept." in page
+    assert lights()["Run"][0] == "bad"
+
+
 def test_lights_of_targets_and_patients_follow_the_records(folders) -> None:
     make_dataset(folders[0])
     main([*KEEP, "-f", "0"])

@@ -451,13 +451,33 @@ def test_what_could_not_be_checked_is_in_the_log(base, capsys):
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerDiffLungSegGuided", "nnUNetTrainerDiffLungSegGuided_5epochs"])
 def test_a_fold_whose_targets_are_met_trains_as_the_reference_and_says_so(base, capsys, name):
-    run = {"method": "mat", "fold": 1, "summary": {"injected": 0}}
-    change(base / MANIFEST, lambda manifest: manifest["runs"].append(run))
+    summary = {"injected": 0, "planned": 0, "targets": {"ILD": 0.1}, "voxels_before": {"lung": 90, "ILD": 10}}
+    change(base / MANIFEST, lambda manifest: manifest["runs"].append({"method": "mat", "fold": 1, "summary": summary}))
     training, validation = begin(name, 1).do_split()
     assert (training, validation) == (SPLITS[1]["train"], SPLITS[1]["val"])
     said = capsys.readouterr().out
     assert "every class has its target share there: this training has real cases only" in said
     assert name.replace("SegGuided", "Reference") in said
+    assert "WARNING" not in said
+
+
+@pytest.mark.parametrize(
+    ("summary", "why"),
+    [
+        ({"planned": 12}, "none of the 12 planned cases was kept (excluded by a reader or dropped)"),
+        ({"targets": {"ILD": 0.25}}, "classes are below their target shares there (ILD 10.0% of 25.0%)"),
+        ({"targets": {}}, "no pathology was to be painted"),
+        ({"targets": None}, "why is not on record"),
+    ],
+)
+def test_an_arm_without_the_cases_that_it_should_have_had_is_no_silent_reference(base, capsys, summary, why):
+    summary = {"injected": 0, "planned": 0, "targets": {}, "voxels_before": {"lung": 90, "ILD": 10}} | summary
+    change(base / MANIFEST, lambda manifest: manifest["runs"].append({"method": "mat", "fold": 1, "summary": summary}))
+    begin("nnUNetTrainerDiffLungSegGuided", 1)
+    said = capsys.readouterr().out
+    assert "target share there:" not in said
+    assert "WARNING: difflung_augment added no case of method 'mat' to fold 1, since" in said
+    assert f"{why}: this training has real cases only" in said
 
 
 @pytest.mark.parametrize("epochs", [50, 20])
