@@ -39,6 +39,7 @@ from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
     check_folds,
+    note_unknown_spacing,
     prepare_fold,
     record_training_files,
     seconds_of_selection,
@@ -320,6 +321,7 @@ def _carry_out(
             raw.reading.record(raw.name)  # before the first thing is made with it
         keep_log(raw.name)
         warn_of_geometry(raw, folds[0].cache.facts)
+        note_unknown_spacing(folds)
         for fold in folds:
             say(describe_fold(fold))
             report_plan(fold)
