@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -28,6 +27,7 @@ from nnunet_difflung.injection.manifest import (
     run_of,
 )
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
+from nnunet_difflung.injection.run_settings import identity_in
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.modes import make_folder
@@ -79,7 +79,8 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if earlier is None:
         return False
     present = cases_of(manifest, run)
-    same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
+    before, now = (json_bytes(identity_in(each.get("settings"), run["fold"])) for each in (earlier, run))
+    same = before == now
     if not present and not (same and not cases):
         return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
-from nnunet_difflung.config import Settings, differences, identity
+from nnunet_difflung.config import Settings, differences
 from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
@@ -22,6 +22,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.injection.results import own_links
+from nnunet_difflung.injection.run_settings import identity_in
 from nnunet_difflung.judging.gate import passes
 from nnunet_difflung.judging.selection import recognised
 from nnunet_difflung.methods import METHODS
@@ -228,13 +229,15 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
     Raises:
         BadInput: a fold has cases of this method that were made with other settings.
     """
-    folds, method, now = raw.folds(wanted), settings.method, settings.identity()
+    folds, method, content = raw.folds(wanted), settings.method, settings.as_dict()
     runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in list(runs):
-        if manifest and not cases_of(manifest, runs[fold]) and identity(runs[fold].get("settings")) != now:
+        before = identity_in(runs[fold].get("settings"), fold)
+        if manifest and not cases_of(manifest, runs[fold]) and before != identity_in(content, fold):
             del runs[fold]  # nothing was added with the earlier settings, so nothing is lost
     for fold in folds:
-        before = identity(runs[fold].get("settings")) if fold in runs else now
+        now = identity_in(content, fold)
+        before = identity_in(runs[fold].get("settings"), fold) if fold in runs else now
         if before != now:
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
@@ -247,11 +250,10 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
 
 def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:
     """Warns if synthetic cases of other folds, which are not requested now, were made with other settings."""
-    now = settings.identity()
     for run in manifest["runs"] if manifest else ():
         if manifest and not cases_of(manifest, run):
             continue
-        before = identity(run.get("settings"))
+        before, now = (identity_in(content, run["fold"]) for content in (run.get("settings"), settings.as_dict()))
         if run["method"] == settings.method and run["fold"] not in folds and before != now:
             warn(
                 f"fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
