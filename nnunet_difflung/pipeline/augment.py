@@ -371,7 +371,7 @@ def _run(
             say(describe_result(fold, result))
             report_result(fold, result)
             try:
-                refuse_undertrained(fold, result)
+                refuse_undertrained(fold, result, [each.number for each in folds])
             except Failed as error:
                 record_stopped(raw, synthesis, result, seconds, request, str(error))
                 raise

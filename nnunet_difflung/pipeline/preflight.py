@@ -303,11 +303,16 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
+def refuse_undertrained(fold: Fold, result: SynthesisResult, folds: Sequence[int | str]) -> None:
     """Stops the run if more than half of a fold's cases were dropped; bad cases in a dataset are worse than none.
 
     Placebo cases do not count: they cannot make up for lesions that were painted badly. Neither do cases that a reader
     has excluded.
+
+    Args:
+        fold: the fold.
+        result: its cases.
+        folds: all folds of the run, whose generators have been trained with the same settings.
 
     Raises:
         Failed: says why the cases were dropped and what to do.
@@ -317,27 +322,25 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     planned = len(fold.plan.with_lesions) - len(refused)
     if kept >= 0.5 * planned:
         return
-    raise Failed(_why_dropped(fold, result, f"{planned - kept} of {planned} cases"))
+    raise Failed(_why_dropped(fold, result, folds, f"{planned - kept} of {planned} cases"))
 
 
-def _why_dropped(fold: Fold, result: SynthesisResult, dropped: str) -> str:
+def _why_dropped(fold: Fold, result: SynthesisResult, folds: Sequence[int | str], dropped: str) -> str:
     """What dropped most cases of a fold, and what to do; ``dropped`` says how many."""
     by_gate, rows = fold.settings.sampling.gate == "drop", result.dropped_with_lesions()
     failing = sum(by_gate and not passes(row["quality"]) for row in rows)
     unknown = sum(not recognised(row) for row in rows)
-    longer = (
-        f"Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
-        f"{fold.settings.generator.epochs}"
-    )
+    longer = f"Look at {fold.folder / 'samples'}; {_trained_again(fold, folds, 'more')}"
     if unknown > failing and unknown >= 0.5 * len(rows):
         return (
             f"fold {fold.number}: {dropped} were dropped, of which the segmenter does not recognise {unknown}: the "
             f"generator is under-trained; nothing was injected. {longer}, or leave out --candidates"
         )
     if failing < 0.5 * len(rows):
+        other = f"{_trained_again(fold, folds, 'fewer')}, add patients" if fold.method.generator else "add patients"
         return (
-            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
-            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
+            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Either "
+            f"{other}, or inject them anyway with --memorised report"
         )
     figures = _figures(result, rows)
     if not fold.method.generator:
@@ -349,6 +352,17 @@ def _why_dropped(fold: Fold, result: SynthesisResult, dropped: str) -> str:
         f"fold {fold.number}: the gate dropped {dropped} ({figures}): the generator is under-trained; nothing was "
         f"injected. {longer}, or inject them anyway with --gate report"
     )
+
+
+def _trained_again(fold: Fold, folds: Sequence[int | str], epochs: str) -> str:
+    """How to train the generators of all folds of the run again; one alone would have other settings than the rest."""
+    trained = fold.method.trained.name
+    if trained == fold.method.name:
+        name, numbers = quoted(fold.raw.name), " ".join(map(str, folds))
+        removed = f"run difflung_remove -d {name} -f {numbers} --method {trained} --generators"
+    else:  # the command would also remove that method's own cases
+        removed = f"delete {', '.join(str(fold_folder(fold.raw.name, trained, number)) for number in folds)}"
+    return f"{removed}, then train with {epochs} --epochs than {fold.settings.generator.epochs}"
 
 
 def _figures(result: SynthesisResult, dropped: Sequence[dict]) -> str:
