@@ -50,8 +50,8 @@ def staging_folder(raw: RawDataset) -> Path:
 @overload
 def inject(raw: RawDataset, cases: Sequence[StagedCase], run: dict) -> None: ...
 @overload
-def inject(raw: RawDataset, cases: Sequence[Addition]) -> None: ...
-def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
+def inject(raw: RawDataset, cases: Sequence[Addition], run: None = None, processes: int | None = None) -> None: ...
+def inject(raw: RawDataset, cases: Sequence, run: dict | None = None, processes: int | None = None) -> None:
     """Adds synthetic cases, all or none. Adding the same cases again changes nothing.
 
     Args:
@@ -60,6 +60,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
             cases, run) of several folds or methods, which are added in one change.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
+        processes: extract the fingerprint with so many processes if there is none, since another command may have
+            removed what ``ensure_real_fingerprint`` has staged; None adds only one that is there.
 
     Raises:
         BadInput: the dataset was changed in the meantime, or already has other cases of this method and fold.
@@ -70,6 +72,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
         finish(raw.folder)
         manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, reading=raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
+        if processes and any(staged for staged, _ in additions):
+            _stage_fingerprint(raw, processes)
         if additions:
             _commit(raw, manifest, additions)
 
@@ -169,8 +173,13 @@ def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
     with as_private_as(raw.folder, raw.files()), locked(raw.folder):
         finish(raw.folder)
         if not resolve(raw.folder, FINGERPRINT).is_file():
-            if not staged_fingerprint(raw).is_file():
-                extract(raw, staged_fingerprint(raw), processes)
+            _stage_fingerprint(raw, processes)
             manifest = read_manifest(raw.folder)
             if manifest is not None:
                 _commit(raw, manifest, [])
+
+
+def _stage_fingerprint(raw: RawDataset, processes: int) -> None:
+    """Extracts the fingerprint into the staging folder if there is none (the lock is held)."""
+    if not resolve(raw.folder, FINGERPRINT).is_file() and not staged_fingerprint(raw).is_file():
+        extract(raw, staged_fingerprint(raw), processes)

@@ -393,7 +393,8 @@ def _run(
     for fold in folds:
         record_training_files(fold)
     record_painted(raw, done, complete, seconds, request)
-    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
+    additions = [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete)
+    inject(raw, additions, None, request.processes)
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
         discard_work(fold.work)
