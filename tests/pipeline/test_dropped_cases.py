@@ -56,11 +56,11 @@ def test_the_gate_and_the_audit_are_named_as_before():
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [([FAILS] * 4, "more"), ([COPIED] * 4, "fewer"), ([UNKNOWN] * 4, "more")])
-def test_the_generators_of_all_folds_are_trained_again(rows, epochs, monkeypatch):
+def test_the_generators_of_all_folds_are_trained_again(rows, epochs, tmp_path, monkeypatch):
     """One alone would have other settings than those of the other folds, which the same command refuses."""
     command = "run difflung_remove -d Dataset801_Tiny -f 0 1 --method difflung --generators, then train with"
     assert f"{command} {epochs} --epochs than 200" in refused(rows, "drop")
-    monkeypatch.setenv("nnUNet_results", "results")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
     said = refused(rows, "drop", "harmonise")
     assert "difflung_remove" not in said, "which would remove the cases of cbmat too"
     assert "DiffLung__cbmat/fold_0, " in said
