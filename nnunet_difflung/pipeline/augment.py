@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from nnunet_difflung.config import Settings
@@ -78,7 +77,7 @@ from nnunet_difflung.pipeline.roles import (
     warn_of_structures,
     with_present_roles,
 )
-from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, works_in
+from nnunet_difflung.preparing.fold import Fold, all_works, discard_works
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
@@ -198,8 +197,8 @@ def _finish_interrupted(dataset: OpenDataset, request: Request) -> None:
     raw, settings = dataset.raw, request.settings
     for number in set(raw.folds(request.folds)) - set(dataset.folds):
         own = fold_folder(raw.name, settings.method, number)
-        if works_in(own, settings) and is_writable(own):
-            delete_unused(own, partial(discard_works, settings=settings))
+        if all_works(own) and is_writable(own):
+            delete_unused(own, discard_works)
     renew_report(raw.name, settings.method, dataset.manifest)
 
 
@@ -397,7 +396,7 @@ def _run(
     inject(raw, additions, None, request.processes)
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
-        discard_work(fold.work)
+        discard_works(fold.own_folder)
     seconds["inject"] = time.monotonic() - begun
     conclude(raw, done, complete, seconds, request, preview if shown else None)
 

@@ -130,6 +130,27 @@ def test_cases_of_another_option_without_effect_are_there_already_or_taken_up(tm
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_what_was_painted_before_an_option_was_changed_goes_once_the_fold_has_its_cases(tmp_path, monkeypatch, capsys):
+    import nnunet_difflung.pipeline.augment as module
+
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=4, folds=2)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*options, "--max-synthetic", "3"])
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "fold_0"
+    (work,) = fold.glob("synthesis_*")
+    (fold / "synthesis_mine").mkdir()
+    assert main([*options, "--max-synthetic", "2"]) == 0
+    assert [path.name for path in fold.glob("synthesis_*")] == ["synthesis_mine"]
+    work.mkdir()  # as if that command had been ended while it deleted
+    assert main([*options, "--max-synthetic", "2"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert [path.name for path in fold.glob("synthesis_*")] == ["synthesis_mine"]
+
+
 def as_recorded_earlier(content: dict) -> dict:
     """Settings without those that earlier versions did not have."""
     for part, name in LATER:
