@@ -86,7 +86,7 @@ def names_in(root: str | Path) -> list[str]:
 
 def meant(dataset: str, names: list[str]) -> list[str]:
     """The names that an id or a name stands for."""
-    if str(dataset).isdigit():
+    if str(dataset).isdecimal():
         return [name for name in names if name.startswith(full_name(int(dataset), ""))]
     return [name for name in names if name == dataset]
 
@@ -236,7 +236,7 @@ def fold_name(fold: int | str) -> str:
 def fold_of(folder: Path) -> int | str:
     """The fold of such a folder: a number, or ``all``."""
     name = folder.name.removeprefix(_FOLD)
-    return int(name) if name.isdigit() else name
+    return int(name) if name.isdecimal() else name
 
 
 def fold_folder(name: str, method: str, fold: int | str) -> Path:

@@ -113,7 +113,7 @@ def _without_strangers(matches: list[_Match]) -> list[_Match]:
 
 def natural(name: str) -> list:
     """Sorting key that puts 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _pair(images: list[str], masks: list[str], folder: tuple[str, ...], root: str) -> list[_Match]:

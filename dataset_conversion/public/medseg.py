@@ -89,7 +89,7 @@ class MedSegSource(FileSource):
 
 def patient_name(number: str) -> str:
     """``medseg_p003`` for MedSeg's patient 3; other names are returned unchanged."""
-    return f"medseg_p{int(number):03d}" if number.isdigit() else number
+    return f"medseg_p{int(number):03d}" if number.isdecimal() else number
 
 
 def find(folder: Path, margin: float | None = None) -> list[MedSegSource]:
@@ -118,7 +118,7 @@ def find(folder: Path, margin: float | None = None) -> list[MedSegSource]:
                 f"{patient}; add the file or remove the patient from the other folders"
             )
     for patient in sorted(patients):
-        if not patient.isdigit():
+        if not patient.isdecimal():
             raise BadInput(
                 f"{folder / FOLDERS[0] / (patient + '.nii.gz')}: expected the number of a patient as the name of "
                 f"the file; rename or remove it"

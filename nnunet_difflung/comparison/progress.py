@@ -46,7 +46,7 @@ def learning_curves(trainings: Trainings, classes: Mapping[str, str]) -> dict[st
 
 
 def _labels(classes: Mapping[str, str]) -> bool:
-    return all(key.isdigit() for key in classes.values())
+    return all(key.isdecimal() for key in classes.values())
 
 
 def pseudo_dice(training: Path) -> np.ndarray:

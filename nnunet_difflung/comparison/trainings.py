@@ -199,7 +199,7 @@ def fold_numbers(names: Sequence[str]) -> tuple[int | str, ...]:
         BadInput: a name is neither.
     """
     for fold in names:
-        if fold != "all" and not fold.isdigit():
+        if fold != "all" and not fold.isdecimal():
             raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
     return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
 

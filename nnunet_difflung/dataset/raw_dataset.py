@@ -125,7 +125,7 @@ class RawDataset:
         for fold in names:
             if fold == "all":
                 folds.append("all")
-            elif str(fold).isdigit() and int(fold) < self.number_of_folds:
+            elif str(fold).isdecimal() and int(fold) < self.number_of_folds:
                 folds.append(int(fold))
             else:
                 raise BadInput(

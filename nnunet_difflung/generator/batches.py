@@ -74,6 +74,9 @@ def share_of_each(wanted: float, pathologies: int) -> float:
 class BatchSource:
     """Makes the batch of any training step of a fold.
 
+    Attributes:
+        reads_spacing: the batches depend on the size of the training cases' voxels.
+
     Args:
         cache: the dataset's real cases.
         index: the fold's training slices.
@@ -84,6 +87,8 @@ class BatchSource:
         total_steps: number of steps of the whole training, over which the probabilities are annealed.
         ablation: ablation of the method.
     """
+
+    reads_spacing = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from nnunet_difflung.runtime.files import check_format, read_own_json
 CARD = "generator.json"
 CARD_FORMAT = 1
 TRAINING_FILES = "training_files"  # one hash for the files of the training cases, whatever the cases are called
+SPACING = "spacing"  # mm of the training cases' voxels, as far as the training depends on them
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class RegionSource(BatchSource):
     neighbouring slices share. Beyond the ends of a volume there is air.
     """
 
+    reads_spacing = True
+
     def _draw_crop(self, condition: np.ndarray, wanted: str | None, rng: np.random.Generator) -> tuple[slice, slice]:
         """As ``BatchSource``, but around a voxel of the lung, since crops without lung have no region."""
         if wanted is None:

@@ -8,7 +8,7 @@ import torch
 
 from nnunet_difflung.config import GeneratorConfig, recorded
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.card import CARD, CARD_FORMAT, TRAINING_FILES, read_card
+from nnunet_difflung.generator.card import CARD, CARD_FORMAT, SPACING, TRAINING_FILES, read_card
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import METHODS, Method
@@ -35,15 +35,27 @@ def write_card(folder: Path, method: Method, config: GeneratorConfig, content: d
     write_json(folder / CARD, content)
 
 
-def record_files(folder: Path, files: str | None) -> None:
+def record_files(folder: Path, files: str | None, spacing: list | None = None) -> None:
     """Records the hash of the files that the training cases are in now, in the card of a finished generator.
 
     The caller has made sure that the cases hold the same voxels as in training. The files may differ if they were
-    written again, and cards of earlier versions do not say.
+    written again, and cards of earlier versions do not say. Nothing is recorded of voxels of another size than those
+    that it was trained on.
+
+    Args:
+        folder: of the generator.
+        files: the hash.
+        spacing: size of the training cases' voxels (``training.spacing_of``); a card of an earlier version, which does
+            not say, gets it if the files are still those of the training, else None: nobody knows.
     """
     card = read_card(folder)
-    if card.get(TRAINING_FILES) != files:
-        write_json(folder / CARD, {**card, TRAINING_FILES: files})
+    if card.get(SPACING) not in (None, spacing):
+        return
+    new = {**card, TRAINING_FILES: files}
+    if spacing is not None and SPACING not in card:
+        new[SPACING] = spacing if files is not None and card.get(TRAINING_FILES) == files else None
+    if new != card:
+        write_json(folder / CARD, new)
 
 
 def save_generator(folder: Path, network: torch.nn.Module, card: dict, method: Method, config: GeneratorConfig) -> None:

@@ -22,7 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import ablatable, initial_probabilities
 from nnunet_difflung.generator.along_z import correlation_length
 from nnunet_difflung.generator.batches import BatchSource
-from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
+from nnunet_difflung.generator.card import CARD, SPACING, TRAINING_FILES, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.generator.encoding import intensity_windows, size_factor
 from nnunet_difflung.generator.families import family_of, trained_family_of
@@ -95,6 +95,35 @@ def neighbours_of(method: Method, config: GeneratorConfig, data: FoldData) -> in
     """1 if the network is to see the slices beside the one that it paints; else None, for methods and cases without."""
     volumes = any(data.cache.facts[i].shape[0] > 1 for i in data.training_cases)
     return 1 if volumes and family_of(method.trained).uses_neighbours and config.neighbours != 0 else None
+
+
+def spacing_of(data: FoldData, method: Method, config: GeneratorConfig) -> list[list[float]] | None:
+    """Size in mm of the training cases' voxels, as far as a training depends on it; None if it does not.
+
+    A network that fills regions is trained on outlines in mm: (y, x), and (z, y, x) if it sees neighbouring slices.
+
+    Args:
+        data: the training cases.
+        method: the method that is trained.
+        config: its resolved settings.
+    """
+    if not trained_family_of(method).source.reads_spacing:
+        return None
+    first = 0 if config.neighbours else 1
+    return [[round(float(mm), 4) for mm in data.cache.facts[i].spacing[first:]] for i in data.training_cases]
+
+
+def has_unknown_spacing(data: FoldData, method: Method, config: GeneratorConfig, folder: Path) -> bool:
+    """Whether nobody knows if the generator in ``folder`` was trained on voxels of the present size.
+
+    An earlier version trained it, did not record their size, and files of the training cases were written again since.
+    """
+    if not (folder / CARD).is_file():
+        return False
+    card, files = read_card(folder), data.files()
+    same = SPACING not in card and files is not None and card.get(TRAINING_FILES) == files
+    known = same or card.get(SPACING) is not None
+    return not known and spacing_of(data, method, resolve(method, config, data)) is not None
 
 
 def total_steps(config: GeneratorConfig, slices: int) -> int:
@@ -179,8 +208,8 @@ def train_generator(
     accelerator.free_memory()
 
 
-def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
-    roles = data.cache.roles
+def _card(data: FoldData, method: Method, config: GeneratorConfig, index: SliceIndex) -> dict:
+    roles, spacing = data.cache.roles, spacing_of(data, method, config)
     return {
         "dataset": data.dataset,
         "fold": data.fold,
@@ -191,6 +220,7 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
         "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
         "total_steps": total_steps(config, len(index)),
         "contents": hash_of_voxels(data.cache, data.training_cases),
+        **({} if spacing is None else {SPACING: spacing}),
     }
 
 
@@ -209,7 +239,7 @@ def check_generator_folder(
     """
     config = resolve(method, config, data)
     index = index_slices(data.cache, data.training_cases)
-    card = _card(data, config, index)
+    card = _card(data, method, config, index)
     now = generator_identity(recorded(method.name, config))
     settings = hashlib.sha256(json_bytes([now, card])).hexdigest()
     if (folder / CARD).is_file():
@@ -220,10 +250,14 @@ def check_generator_folder(
 
 
 def _refuse_another(folder: Path, existing: dict, wanted: dict) -> None:
-    """Refuses a generator whose card differs from the card of the wanted generator."""
+    """Refuses a generator whose card differs from the card of the wanted generator.
+
+    The size of the voxels is not compared with a card of an earlier version, which does not say it.
+    """
     config = generator_identity(existing.get("config", {}))
     content = {**existing, "config": config}
-    different = [key for key, value in wanted.items() if content.get(key) != value]
+    unsaid = (SPACING,) if existing.get(SPACING) is None else ()
+    different = [key for key, value in wanted.items() if key not in unsaid and content.get(key) != value]
     if not different:
         return
     named = differences(config, wanted["config"]) or [f"other {key.replace('_', ' ')}" for key in different]

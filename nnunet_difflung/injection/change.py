@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, copy_as_it_is, give_mode, sync_file
@@ -186,7 +187,7 @@ class Change:
             elif latest is None and paths[1].is_file():
                 splits = read_json(paths[1])
             else:
-                splits = copy.deepcopy(latest or self.raw.splits)
+                splits = copy.deepcopy(latest or self._splits_read())
             for identifier, fold in members:
                 if fold != "all" and identifier not in splits[fold]["train"]:
                     splits[fold]["train"].append(identifier)
@@ -194,6 +195,14 @@ class Change:
             _refuse_leaks(self.manifest, splits, str(path))
             steps.append(self._replace(name, _like_the_file(path, splits)))
         return steps
+
+    def _splits_read(self) -> list[dict]:
+        """The folds as they were read, without synthetic cases that have been removed since."""
+        present = self.manifest["cases"]
+        return [
+            {side: [i for i in cases if not is_synthetic(i) or i in present] for side, cases in split.items()}
+            for split in self.raw.splits
+        ]
 
     def dataset_json(self, cases: list[StagedCase]) -> list[Step]:
         """Steps that update ``numTraining`` and, if the dataset lists its files, the list."""
@@ -228,7 +237,10 @@ class Change:
 def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
     problems = split_problems(manifest, splits, where) + record_problems(manifest)
     if problems:
-        raise Failed(f"nothing was injected: {problems[0].text} ({len(problems)} such problems)")
+        raise Failed(
+            f"nothing was injected: {problems[0].text} ({len(problems)} such problems); put this right, then run the "
+            f"same command again, which injects what it has painted"
+        )
 
 
 def _like_the_file(path: Path, content: object) -> bytes:

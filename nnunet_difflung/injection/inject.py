@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -28,6 +27,7 @@ from nnunet_difflung.injection.manifest import (
     run_of,
 )
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
+from nnunet_difflung.injection.run_settings import identity_in
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.modes import make_folder
@@ -51,8 +51,8 @@ def staging_folder(raw: RawDataset) -> Path:
 @overload
 def inject(raw: RawDataset, cases: Sequence[StagedCase], run: dict) -> None: ...
 @overload
-def inject(raw: RawDataset, cases: Sequence[Addition]) -> None: ...
-def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
+def inject(raw: RawDataset, cases: Sequence[Addition], run: None = None, processes: int | None = None) -> None: ...
+def inject(raw: RawDataset, cases: Sequence, run: dict | None = None, processes: int | None = None) -> None:
     """Adds synthetic cases, all or none. Adding the same cases again changes nothing.
 
     Args:
@@ -61,6 +61,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
             cases, run) of several folds or methods, which are added in one change.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
+        processes: extract the fingerprint with so many processes if there is none, since another command may have
+            removed what ``ensure_real_fingerprint`` has staged; None adds only one that is there.
 
     Raises:
         BadInput: the dataset was changed in the meantime, or already has other cases of this method and fold.
@@ -71,6 +73,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
         finish(raw.folder)
         manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, reading=raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
+        if processes and any(staged for staged, _ in additions):
+            _stage_fingerprint(raw, processes)
         if additions:
             _commit(raw, manifest, additions)
 
@@ -80,7 +84,8 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if earlier is None:
         return False
     present = cases_of(manifest, run)
-    same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
+    before, now = (json_bytes(identity_in(each.get("settings"), run["fold"])) for each in (earlier, run))
+    same = before == now
     if not present and (cases or not same or _counted(earlier) != _counted(run)):
         return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:
@@ -177,8 +182,13 @@ def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
     with as_private_as(raw.folder, raw.files()), locked(raw.folder):
         finish(raw.folder)
         if not resolve(raw.folder, FINGERPRINT).is_file():
-            if not staged_fingerprint(raw).is_file():
-                extract(raw, staged_fingerprint(raw), processes)
+            _stage_fingerprint(raw, processes)
             manifest = read_manifest(raw.folder)
             if manifest is not None:
                 _commit(raw, manifest, [])
+
+
+def _stage_fingerprint(raw: RawDataset, processes: int) -> None:
+    """Extracts the fingerprint into the staging folder if there is none (the lock is held)."""
+    if not resolve(raw.folder, FINGERPRINT).is_file() and not staged_fingerprint(raw).is_file():
+        extract(raw, staged_fingerprint(raw), processes)

@@ -78,7 +78,8 @@ def synthesize(
     result.memorisation = summarise(row["memorisation"] for row in rows)
     if synthesis.selection:
         result.selection = selection.summarise(synthesis.selection, choices)
-    result.placebo = _placebo(synthesis, rows)
+    excluded = sum(row.get("excluded", False) and "placebo_quality" in row for row in result.dropped.values())
+    result.placebo = _placebo(synthesis, rows, excluded)
     return result
 
 
@@ -156,7 +157,7 @@ def _write_chosen(
     share.wait_for(kept.written_record(planned) for planned, kept in chosen if kept)
 
 
-def _placebo(synthesis: Synthesis, rows: Sequence[dict]) -> dict:
+def _placebo(synthesis: Synthesis, rows: Sequence[dict], excluded: int) -> dict:
     """What became of the placebo cases; see ``SynthesisResult.placebo``."""
     planned = len(synthesis.fold.plan.placebos)
     if not planned:
@@ -165,6 +166,7 @@ def _placebo(synthesis: Synthesis, rows: Sequence[dict]) -> dict:
     return {
         "planned": planned,
         "kept": len(quality),
+        **({"excluded": excluded} if excluded else {}),
         "share": round(len(quality) / len(rows), 4) if rows else 0.0,
         "quality": pooled(quality).get(PLACEBO, {}),
         "seam": judge_seam(_of_class(rows, "seam", PLACEBO), synthesis.lung.lung.judged if synthesis.lung else ()),

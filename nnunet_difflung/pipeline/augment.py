@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from nnunet_difflung.config import Settings
@@ -36,6 +35,7 @@ from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
     check_folds,
+    note_unknown_spacing,
     prepare_folds,
     record_training_files,
     seconds_of_selection,
@@ -75,7 +75,7 @@ from nnunet_difflung.pipeline.roles import (
     warn_of_structures,
     with_present_roles,
 )
-from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, works_in
+from nnunet_difflung.preparing.fold import Fold, all_works, discard_works
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
@@ -195,8 +195,8 @@ def _finish_interrupted(dataset: OpenDataset, request: Request) -> None:
     raw, settings = dataset.raw, request.settings
     for number in set(raw.folds(request.folds)) - set(dataset.folds):
         own = fold_folder(raw.name, settings.method, number)
-        if works_in(own, settings) and is_writable(own):
-            delete_unused(own, partial(discard_works, settings=settings))
+        if all_works(own) and is_writable(own):
+            delete_unused(own, discard_works)
     renew_report(raw.name, settings.method, dataset.manifest)
 
 
@@ -312,6 +312,7 @@ def _carry_out(
         keep_log(raw.name)
         warn_of_geometry(raw, folds[0].cache.facts)
         warn_of_windows(raw, folds[0].cache, request.settings)
+        note_unknown_spacing(folds)
         for fold in folds:
             say(describe_fold(fold))
             report_plan(fold)
@@ -361,7 +362,7 @@ def _run(
                 say(describe_result(fold, done[-1][1]))
                 report_result(fold, done[-1][1])
                 try:
-                    refuse_undertrained(fold, done[-1][1])
+                    refuse_undertrained(fold, done[-1][1], [each.number for each in folds])
                 except Failed as error:
                     undertrained = error
                     break
@@ -386,10 +387,11 @@ def _run(
         for fold in folds:
             record_training_files(fold)
         record_painted(raw, done, complete, seconds, request)
-        inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
+        additions = [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete)
+        inject(raw, additions, None, request.processes)
         for fold in folds:
             share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
-            discard_work(fold.work)
+            discard_works(fold.own_folder)
     conclude(raw, done, complete, seconds, request, preview if shown else None)
 
 

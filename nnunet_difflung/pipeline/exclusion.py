@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import is_identifier
+from nnunet_difflung.injection.run_settings import part_of_id
 from nnunet_difflung.runtime.wording import counted
 
 _COLUMN = "case"
-# the shortest name of a method, since the key of a case may look like a fold: difflung_difflung_f0_f1234567_0001
-_OF_METHOD = re.compile(r"difflung_(?P<method>.+?)_f(?P<fold>\d+|all)(_[0-9a-f]{8})?_\d{4,}")
 
 
 def read_excluded(path: Path, method: str) -> tuple[str, ...]:
@@ -41,18 +39,12 @@ def read_excluded(path: Path, method: str) -> tuple[str, ...]:
         raise BadInput(f"--exclude {path} has the columns {columns}; expected one called '{_COLUMN}'")
     names = {(row[_COLUMN] or "").strip() for row in rows} - {""}
     for name in sorted(names):
-        if not is_identifier(name) or not _part(name, "method"):
+        if not is_identifier(name) or not part_of_id(name, "method"):
             raise BadInput(
                 f"--exclude {path} names {name!r}, which is not the id of a synthetic case (difflung_…); take the ids "
                 f"from the report"
             )
-    return tuple(sorted(name for name in names if _part(name, "method") == method))
-
-
-def _part(identifier: str, part: str) -> str:
-    """The method or the fold that an id names; empty if it is not the id of a synthetic case."""
-    found = _OF_METHOD.fullmatch(identifier)
-    return found[part] if found else ""
+    return tuple(sorted(name for name in names if part_of_id(name, "method") == method))
 
 
 def unknown(excluded: Iterable[str], folds: Collection[int | str], dropped: Collection[str]) -> list[str]:
@@ -63,7 +55,7 @@ def unknown(excluded: Iterable[str], folds: Collection[int | str], dropped: Coll
         folds: that were run.
         dropped: ids of the cases that these folds dropped, for whatever reason.
     """
-    of_folds = [name for name in excluded if _part(name, "fold") in set(map(str, folds))]
+    of_folds = [name for name in excluded if part_of_id(name, "fold") in set(map(str, folds))]
     missing = [name for name in of_folds if name not in dropped]
     if not missing:
         return []

@@ -17,7 +17,14 @@ from nnunet_difflung.generator.checkpoint import check_readable
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
-from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
+from nnunet_difflung.generator.training import (
+    FoldData,
+    check_generator_folder,
+    has_unknown_spacing,
+    resolve,
+    spacing_of,
+    train_generator,
+)
 from nnunet_difflung.judging.continuity import continuity_reference
 from nnunet_difflung.judging.gate import reference
 from nnunet_difflung.judging.memorisation import real_to_real
@@ -37,7 +44,7 @@ from nnunet_difflung.preparing.application import paints_together
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 from nnunet_difflung.runtime.files import write_bytes
-from nnunet_difflung.runtime.messages import begins
+from nnunet_difflung.runtime.messages import begins, note
 from nnunet_difflung.runtime.progress import Tell, nobody, parts, told
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
@@ -211,7 +218,9 @@ def train_fold(fold: Fold, device: str, save_every: float) -> None:
 def record_training_files(fold: Fold) -> None:
     """Records in the generator's card which files its training cases are in now, before its cases are injected."""
     if fold.method.generator:
-        record_files(fold.folder, fold.data.files())
+        trained = fold.method.trained
+        spacing = spacing_of(fold.data, trained, resolve(trained, fold.settings.generator, fold.data))
+        record_files(fold.folder, fold.data.files(), spacing)
 
 
 def check_fold(fold: Fold) -> None:
@@ -249,6 +258,21 @@ def check_folds(folds: Sequence[Fold]) -> None:
     if faults:
         others = ", ".join(str(fold.folder) for fold, _ in faults[1:])
         raise BadInput(f"{faults[0][1]}; likewise refused: {others}") from faults[0][1]
+
+
+def note_unknown_spacing(folds: Sequence[Fold]) -> None:
+    """Notes which generators may have been trained on voxels of another size, since their cards do not say."""
+    folders = [
+        str(fold.folder)
+        for fold in folds
+        if fold.method.generator
+        and has_unknown_spacing(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
+    ]
+    if folders:
+        note(
+            f"{', '.join(folders)}: trained by an earlier version, which did not record how large the training cases' "
+            f"voxels were (mm); if their headers were corrected since, delete that folder to train again"
+        )
 
 
 def _without_network(fold: Fold) -> Generator:

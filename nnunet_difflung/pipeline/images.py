@@ -141,8 +141,8 @@ def _memo(raw: RawDataset) -> Path:
 
 
 def _key(raw: RawDataset, cache: SliceCache) -> str:
-    """Hash of all that the result depends on: the images, the folds, the method."""
-    contents = {identifier: facts.content for identifier, facts in cache.facts.items()}
+    """Hash of all that the result depends on: the images, which of their slices are compared, the folds, the method."""
+    contents = {i: [facts.content, *(round(mm, 4) for mm in facts.spacing)] for i, facts in cache.facts.items()}
     return hashlib.sha256(json_bytes([METHOD, sorted(contents.items()), _real_splits(raw)])).hexdigest()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.audit.audit import audit
-from nnunet_difflung.config import Settings, differences, generator_identity, identity
+from nnunet_difflung.config import Settings, differences, generator_identity
 from nnunet_difflung.dataset.cache import SliceCache, read_cache
 from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
@@ -25,6 +25,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.injection.results import own_links
+from nnunet_difflung.injection.run_settings import identity_in
 from nnunet_difflung.judging.gate import passes
 from nnunet_difflung.judging.selection import recognised
 from nnunet_difflung.methods import METHODS
@@ -243,15 +244,17 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
     Raises:
         BadInput: a fold has cases of this method that were made with other settings.
     """
-    folds, method, now = raw.folds(wanted), settings.method, settings.identity()
+    folds, method, content = raw.folds(wanted), settings.method, settings.as_dict()
     runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in list(runs):
-        if manifest and not cases_of(manifest, runs[fold]) and identity(runs[fold].get("settings")) != now:
+        before = identity_in(runs[fold].get("settings"), fold)
+        if manifest and not cases_of(manifest, runs[fold]) and before != identity_in(content, fold):
             del runs[fold]  # nothing was added with the earlier settings, so nothing is lost
-    earlier = {fold: identity(runs[fold].get("settings")) for fold in folds if fold in runs}
-    others = {fold: before for fold, before in earlier.items() if before != now}
+    earlier = {fold: identity_in(runs[fold].get("settings"), fold) for fold in folds if fold in runs}
+    others = {fold: before for fold, before in earlier.items() if before != identity_in(content, fold)}
     if others:
         first = next(iter(others))
+        now = identity_in(content, first)
         more, why = _what_else_goes(raw, method, others, now)
         raise BadInput(
             f"{raw.name} already holds synthetic cases of method {method} for fold {', '.join(map(str, others))}, made "
@@ -307,11 +310,10 @@ def _is_outdated(folder: Path, before: Any, now: dict) -> bool:
 
 def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:
     """Warns if synthetic cases of other folds, which are not requested now, were made with other settings."""
-    now = settings.identity()
     for run in manifest["runs"] if manifest else ():
         if manifest and not cases_of(manifest, run):
             continue
-        before = identity(run.get("settings"))
+        before, now = (identity_in(content, run["fold"]) for content in (run.get("settings"), settings.as_dict()))
         if run["method"] == settings.method and run["fold"] not in folds and before != now:
             warn(
                 f"fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
@@ -361,11 +363,16 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
+def refuse_undertrained(fold: Fold, result: SynthesisResult, folds: Sequence[int | str]) -> None:
     """Stops the run if more than half of a fold's cases were dropped; bad cases in a dataset are worse than none.
 
     Placebo cases do not count: they cannot make up for lesions that were painted badly. Neither do cases that a reader
     has excluded.
+
+    Args:
+        fold: the fold.
+        result: its cases.
+        folds: all folds of the run, whose generators have been trained with the same settings.
 
     Raises:
         Failed: says why the cases were dropped and what to do.
@@ -375,27 +382,25 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     planned = len(fold.plan.with_lesions) - len(refused)
     if kept >= 0.5 * planned:
         return
-    raise Failed(_why_dropped(fold, result, f"{planned - kept} of {planned} cases"))
+    raise Failed(_why_dropped(fold, result, folds, f"{planned - kept} of {planned} cases"))
 
 
-def _why_dropped(fold: Fold, result: SynthesisResult, dropped: str) -> str:
+def _why_dropped(fold: Fold, result: SynthesisResult, folds: Sequence[int | str], dropped: str) -> str:
     """What dropped most cases of a fold, and what to do; ``dropped`` says how many."""
     by_gate, rows = fold.settings.sampling.gate == "drop", result.dropped_with_lesions()
     failing = sum(by_gate and not passes(row["quality"]) for row in rows)
     unknown = sum(not recognised(row) for row in rows)
-    longer = (
-        f"Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
-        f"{fold.settings.generator.epochs}"
-    )
+    longer = f"Look at {fold.folder / 'samples'}; {_trained_again(fold, folds, 'more')}"
     if unknown > failing and unknown >= 0.5 * len(rows):
         return (
             f"fold {fold.number}: {dropped} were dropped, of which the segmenter does not recognise {unknown}: the "
             f"generator is under-trained; nothing was injected. {longer}, or leave out --candidates"
         )
     if failing < 0.5 * len(rows):
+        other = f"{_trained_again(fold, folds, 'fewer')}, add patients" if fold.method.generator else "add patients"
         return (
-            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
-            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
+            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Either "
+            f"{other}, or inject them anyway with --memorised report"
         )
     figures = _figures(result, rows)
     if not fold.method.generator:
@@ -407,6 +412,17 @@ def _why_dropped(fold: Fold, result: SynthesisResult, dropped: str) -> str:
         f"fold {fold.number}: the gate dropped {dropped} ({figures}): the generator is under-trained; nothing was "
         f"injected. {longer}, or inject them anyway with --gate report"
     )
+
+
+def _trained_again(fold: Fold, folds: Sequence[int | str], epochs: str) -> str:
+    """How to train the generators of all folds of the run again; one alone would have other settings than the rest."""
+    trained = fold.method.trained.name
+    if trained == fold.method.name:
+        name, numbers = quoted(fold.raw.name), " ".join(map(str, folds))
+        removed = f"run difflung_remove -d {name} -f {numbers} --method {trained} --generators"
+    else:  # the command would also remove that method's own cases
+        removed = f"delete {', '.join(str(fold_folder(fold.raw.name, trained, number)) for number in folds)}"
+    return f"{removed}, then train with {epochs} --epochs than {fold.settings.generator.epochs}"
 
 
 def _figures(result: SynthesisResult, dropped: Sequence[dict]) -> str:

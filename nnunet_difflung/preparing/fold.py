@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.data import SegmenterData
 
 _OUTPUT = 2  # raised when a version makes other synthetic cases of the same generator, settings, cases and plan
+_WORK = re.compile(r"synthesis_[0-9a-f]+(_[0-9a-f]+)?(_discarded)?")
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,16 @@ def discard_work(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def discard_works(own_folder: Path, settings: Settings) -> None:
-    """Deletes all that was painted with these settings in the folder of a method's own fold."""
-    for work in works_in(own_folder, settings):
+def all_works(own_folder: Path) -> list[Path]:
+    """Folders of what was painted with any settings, in the folder of a method's own fold; a link is not ours."""
+    works = (path for path in own_folder.glob("synthesis_*") if _WORK.fullmatch(path.name))
+    return sorted(path for path in works if path.is_dir() and not path.is_symlink())
+
+
+def discard_works(own_folder: Path) -> None:
+    """Deletes all that was painted in the folder of a method's own fold, once the fold has its cases.
+
+    Nobody would take up what was painted before an option was changed: the fold gets no cases of other settings.
+    """
+    for work in all_works(own_folder):
         discard_work(work)

@@ -80,7 +80,7 @@ def describe_placebo(placebo: dict, channels: Sequence[str] = (), in_hu: Collect
         f"  {counted(placebo['kept'], 'placebo case')}: normal lung repainted as normal lung in outlines of lesions "
         f"({placebo['planned']} planned), {placebo['share']:.0%} of the synthetic cases"
     ]
-    if placebo["kept"] < _HALF * placebo["planned"]:
+    if placebo["kept"] < _HALF * (placebo["planned"] - placebo.get("excluded", 0)):
         lines.append(
             "  Warning: more than half of the placebo cases were dropped, so there are fewer than --placebo asks for: "
             "normal lung is not painted like normal lung, or differs much between the patients"

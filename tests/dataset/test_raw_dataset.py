@@ -133,7 +133,7 @@ def test_folds_by_name_and_new_patient_grouped_folds(raw_folder):
     for split in raw.splits:
         assert not {raw.patients[i] for i in split["train"]} & {raw.patients[i] for i in split["val"]}
     assert sorted(i for split in raw.splits for i in split["val"]) == sorted(raw.cases)
-    for wrong in ("5", "-1", "x"):
+    for wrong in ("5", "-1", "x", "²"):
         with pytest.raises(BadInput, match=f"fold {wrong} is not in the split"):
             raw.folds([wrong])
 

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from nnunet_difflung.dataset_conversion.archive.pairing import pair_files
+from nnunet_difflung.dataset_conversion.archive.pairing import natural, pair_files
 
 
 def paired(images, masks, root="archive"):
@@ -100,3 +100,8 @@ def test_accents_may_be_composed_or_decomposed():
         assert list(found[image].values()) == [mask]
     named = {pair.name for pair in pair_files(masks, images, "x")[0]}
     assert named == {unicodedata.normalize("NFC", name) for name in names}
+
+
+def test_names_with_raised_digits_are_sorted():
+    """Which ``isdigit`` takes for digits, and ``int`` does not."""
+    assert sorted(["²", "1²10", "1²3"], key=natural) == ["1²3", "1²10", "²"]

@@ -25,7 +25,7 @@ from nnunet_difflung.generator import training
 from nnunet_difflung.generator.checkpoint import NEWEST, TrainingState, load_checkpoint, save_checkpoint
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.store import CARD, load_generator, record_files
-from nnunet_difflung.generator.training import train_generator
+from nnunet_difflung.generator.training import has_unknown_spacing, resolve, spacing_of, train_generator
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
@@ -128,6 +128,27 @@ def test_cases_of_another_option_without_effect_are_there_already_or_taken_up(tm
     capsys.readouterr()
     assert main(options[:-2]) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_what_was_painted_before_an_option_was_changed_goes_once_the_fold_has_its_cases(tmp_path, monkeypatch, capsys):
+    import nnunet_difflung.pipeline.augment as module
+
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=4, folds=2)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*options, "--max-synthetic", "3"])
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "fold_0"
+    (work,) = fold.glob("synthesis_*")
+    (fold / "synthesis_mine").mkdir()
+    assert main([*options, "--max-synthetic", "2"]) == 0
+    assert [path.name for path in fold.glob("synthesis_*")] == ["synthesis_mine"]
+    work.mkdir()  # as if that command had been ended while it deleted
+    assert main([*options, "--max-synthetic", "2"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert [path.name for path in fold.glob("synthesis_*")] == ["synthesis_mine"]
 
 
 def as_recorded_earlier(content: dict) -> dict:
@@ -317,6 +338,53 @@ def test_a_generator_trained_on_what_a_case_held_before_is_refused(data, tmp_pat
     cache = build_cache(raw, data.cache.folder, progress=False)
     with pytest.raises(BadInput, match="other training data"):
         train_generator(replace(data, cache=cache), CBMAT, TINY, tmp_path / "g", progress=False)
+
+
+def with_spacing(data, mm: float):
+    """The data once a header of two training cases has been corrected to this size of pixels."""
+    raw = open_raw_dataset("801")
+    for identifier in data.training_cases[:2]:
+        for path in (*raw.cases[identifier].images, raw.cases[identifier].label):
+            image = sitk.ReadImage(str(path))
+            image.SetSpacing((mm, mm, 5.0))
+            sitk.WriteImage(image, str(path), True)
+    return replace(data, cache=build_cache(raw, data.cache.folder, progress=False))
+
+
+def test_a_generator_trained_on_regions_is_refused_once_a_header_was_corrected(data, tmp_path):
+    train_generator(data, METHODS["difflung"], TINY, tmp_path / "g", progress=False)
+    train_generator(data, CBMAT, TINY, tmp_path / "cbmat", progress=False)
+    card = read_json(tmp_path / "g" / CARD)
+    assert card["spacing"] == [[0.8, 0.8]] * len(data.training_cases)
+    now = with_spacing(data, 1.25)
+    with pytest.raises(BadInput, match="other training data .other spacing.; .*delete that folder to train again"):
+        train_generator(now, METHODS["difflung"], TINY, tmp_path / "g", progress=False)
+    config = resolve(METHODS["difflung"], TINY, now)
+    record_files(tmp_path / "g", now.files(), spacing_of(now, METHODS["difflung"], config))
+    assert read_json(tmp_path / "g" / CARD) == card, "what it was trained on"
+    train_generator(now, CBMAT, TINY, tmp_path / "cbmat", progress=False)  # it never sees the size of voxels
+
+
+def test_a_card_that_does_not_say_the_spacing_is_accepted_and_completed_if_the_files_are_the_same(data, tmp_path):
+    method, config = METHODS["difflung"], resolve(METHODS["difflung"], TINY, data)
+    train_generator(data, method, TINY, tmp_path, progress=False)
+    card = read_json(tmp_path / CARD)
+    earlier = {key: value for key, value in card.items() if key != "spacing"}
+    write_json(tmp_path / CARD, earlier)
+    assert not has_unknown_spacing(data, method, TINY, tmp_path)
+    train_generator(data, method, TINY, tmp_path, progress=False)
+    record_files(tmp_path, data.files(), spacing_of(data, method, config))
+    assert read_json(tmp_path / CARD) == card
+    write_json(tmp_path / CARD, earlier)
+    now = with_spacing(data, 1.25)
+    train_generator(now, method, TINY, tmp_path, progress=False)
+    assert has_unknown_spacing(now, method, TINY, tmp_path)
+    for _ in range(2):
+        record_files(tmp_path, now.files(), spacing_of(now, method, config))
+        assert read_json(tmp_path / CARD)["spacing"] is None, "nobody knows it"
+        assert has_unknown_spacing(now, method, TINY, tmp_path)
+    train_generator(now, method, TINY, tmp_path, progress=False)
+    assert not has_unknown_spacing(now, CBMAT, TINY, tmp_path)
 
 
 def test_a_generator_is_used_on_if_a_case_was_only_written_again(data, tmp_path):

@@ -193,6 +193,46 @@ def test_real_fingerprint_comes_and_goes_with_the_cases(folders, monkeypatch):
     assert tree_hashes(*folders) == before
 
 
+def test_a_removal_while_another_fold_is_painted_takes_no_fingerprint_away(folders, monkeypatch):
+    from nnunet_difflung.injection import inject as module
+
+    extracted = []
+
+    def extract(raw: RawDataset, target: Path, _: int) -> None:
+        extracted.append(target)
+        write_json(target, {"spacings": [[5.0, 0.8, 0.8]] * len(raw.cases)})
+
+    monkeypatch.setattr(module, "extract", extract)
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    ensure_real_fingerprint(raw, 1)
+    remove("801")
+    assert tree_hashes(*folders) == before
+    inject(raw, [stage_cases(raw)], None, 1)
+    assert len(read_json(raw.preprocessed / "dataset_fingerprint.json")["spacings"]) == len(raw.cases)
+    inject(raw, [stage_cases(raw, fold=1)], None, 1)
+    assert len(extracted) == 2
+    assert audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+def test_a_removal_while_another_fold_is_painted_takes_no_folds_away(folders, tmp_path):
+    """The folds were made by the injection of the first fold, and its removal deletes their file."""
+    raw = _open(folders, splits=False)
+    before = tree_hashes(*folders)
+    _inject(raw)
+    later = open_raw_dataset("801")
+    staged = stage_cases(later, fold=1, staged_in=tmp_path / "painted")
+    remove("801")
+    assert tree_hashes(*folders) == before
+    inject(later, *staged)
+    assert read_json(raw.folder / "splits_final.json")[0] == raw.splits[0]
+    assert audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
 def _visible(folders: tuple[Path, ...]) -> dict[str, str]:
     """The tree without the staging folder, and without what differs between two equal injections: their time."""
     found = {k: v for k, v in tree_hashes(*folders).items() if "/.difflung" not in k and MANIFEST not in k}

@@ -104,6 +104,8 @@ def test_lost_placebo_cases_are_said():
     few = "\n".join(describe_placebo({"planned": 4, "kept": 1, "share": 0.25, "quality": row}))
     assert "1 placebo case: " in few
     assert "more than half of the placebo cases were dropped" in few
+    of_reader = {"planned": 4, "kept": 1, "excluded": 2, "share": 0.25, "quality": row}
+    assert "more than half" not in "\n".join(describe_placebo(of_reader)), "what a reader has refused was painted well"
     most = "\n".join(describe_placebo({"planned": 4, "kept": 3, "share": 0.4, "quality": {}}))
     assert "3 placebo cases: " in most
     assert "dropped" not in most

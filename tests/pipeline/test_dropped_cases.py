@@ -19,15 +19,22 @@ COPIED = {"quality": {}, "memorisation": {"ILD": {"above_real_p99": True}}}
 UNKNOWN = {"quality": {}, "memorisation": {}, "recognition": {"ILD": {"score": 0.1, "floor": 0.4}}}
 
 
-def refused(rows: list[dict], gate: str) -> str:
+def refused(rows: list[dict], gate: str, method: str = "difflung") -> str:
     """What is said when four cases are dropped."""
     settings = preset("default")
     settings = replace(settings, sampling=replace(settings.sampling, gate=gate))
     plan = SimpleNamespace(with_lesions=[None] * 4)
-    fold = SimpleNamespace(number=0, plan=plan, settings=settings, method=METHODS["difflung"], folder=Path("fold_0"))
+    fold = SimpleNamespace(
+        number=0,
+        plan=plan,
+        settings=settings,
+        method=METHODS[method],
+        folder=Path("fold_0"),
+        raw=SimpleNamespace(name="Dataset801_Tiny"),
+    )
     result = SynthesisResult(dropped={str(number): row for number, row in enumerate(rows)})
     with pytest.raises(Failed) as refusal:
-        refuse_undertrained(fold, result)
+        refuse_undertrained(fold, result, [0, 1])
     return str(refusal.value)
 
 
@@ -46,3 +53,21 @@ def test_a_gate_that_only_reports_has_dropped_nothing():
 def test_the_gate_and_the_audit_are_named_as_before():
     assert "the gate dropped 4 of 4 cases" in refused([FAILS, FAILS, FAILS, UNKNOWN], "drop")
     assert "--memorised report" in refused([COPIED, COPIED, COPIED, UNKNOWN], "report")
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [([FAILS] * 4, "more"), ([COPIED] * 4, "fewer"), ([UNKNOWN] * 4, "more")])
+def test_the_generators_of_all_folds_are_trained_again(rows, epochs, tmp_path, monkeypatch):
+    """One alone would have other settings than those of the other folds, which the same command refuses."""
+    command = "run difflung_remove -d Dataset801_Tiny -f 0 1 --method difflung --generators, then train with"
+    assert f"{command} {epochs} --epochs than 200" in refused(rows, "drop")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    said = refused(rows, "drop", "harmonise")
+    assert "difflung_remove" not in said, "which would remove the cases of cbmat too"
+    assert "DiffLung__cbmat/fold_0, " in said
+    assert f"DiffLung__cbmat/fold_1, then train with {epochs} --epochs" in said
+
+
+def test_a_method_that_is_not_trained_has_no_epochs():
+    said = refused([COPIED] * 4, "drop", "copy_paste")
+    assert "--epochs" not in said
+    assert "Either add patients, or inject them anyway with --memorised report" in said

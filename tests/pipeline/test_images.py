@@ -14,13 +14,15 @@ import pytest
 
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import images
 from nnunet_difflung.pipeline.first_look import FirstLook
 from nnunet_difflung.pipeline.planning import readable_cases
 from nnunet_difflung.runtime.share import Share
-from tests.support.anatomies import chest, write_chests
+from tests.support.anatomies import chest, labelled, write_chests
 from tests.support.commands import prepared
+from tests.support.tiny import write_array
 
 SPLITS = [
     {"train": ["p001_s0", "p002_s0", "p003_s0"], "val": ["p004_s0", "p005_s0", "p006_s0"]},
@@ -96,6 +98,24 @@ def test_the_same_content_is_looked_at_once(folders, monkeypatch, capsys):
     assert capsys.readouterr().err.partition("Warning")[2] == warning
     write(folders[0], p005_s0=chest(5, 1, 96))
     with pytest.raises(TypeError):
+        look()
+
+
+def test_the_same_voxels_are_looked_at_again_once_a_header_says_how_thick_the_slices_are(folders):
+    """At 1 mm one slice in five is compared, so that copies which begin at another slice are not found."""
+    write(folders[0])
+    slices = np.stack([chest(2, z, 96) for z in range(7)])
+
+    def write_volumes(mm: float) -> None:
+        for identifier, image in (("p002_s0", slices[:-1]), ("p005_s0", slices[1:])):
+            label = np.stack([labelled(part) for part in image])
+            for name, array in ((f"imagesTr/{identifier}_0000", image), (f"labelsTr/{identifier}", label)):
+                write_array(folders[0] / "Dataset801_Tiny" / f"{name}.nii.gz", array, (mm, 2.2, 2.2))
+
+    write_volumes(1.0)
+    look()
+    write_volumes(5.0)
+    with pytest.raises(BadInput, match="p002_s0 and the validation case p005_s0 hold the same voxels"):
         look()
 
 

@@ -133,6 +133,19 @@ def test_the_gate_drops_what_does_not_look_like_normal_lung(folders, monkeypatch
     assert read_manifest(folder)["runs"][0]["summary"]["placebo"]["kept"] == 0
 
 
+def test_placebo_cases_that_a_reader_refuses_are_not_said_to_be_badly_painted(folders, tmp_path, capsys):
+    folder = make_dataset(folders[0], patients=6, emphysema_every=2)
+    main([*COPY, "--gate", "report"])
+    refused = sorted(split_cases(folder)[1])[:3]
+    remove(["-d", "801"])
+    (tmp_path / "exclude.csv").write_text("\n".join(["case", *refused]) + "\n")
+    capsys.readouterr()
+    main([*COPY, "--gate", "report", "--exclude", str(tmp_path / "exclude.csv")])
+    assert "more than half of the placebo cases" not in capsys.readouterr().out
+    placebo = read_manifest(folder)["runs"][0]["summary"]["placebo"]
+    assert (placebo["planned"], placebo["kept"], placebo["excluded"]) == (4, 1, 3)
+
+
 def test_the_gate_only_reports_it_if_asked_to(folders, monkeypatch, capsys):
     wrong_normal_lung(monkeypatch)
     folder = make_dataset(folders[0], patients=6, emphysema_every=2)

@@ -747,6 +747,24 @@ def test_excluded_cases_are_not_kept_and_the_others_are_the_same(folders, tmp_pa
         main([*KEEP, "-f", "0"])
 
 
+def test_cases_of_one_fold_are_excluded_with_the_command_for_all_folds(folders, tmp_path, capsys) -> None:
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "1"])
+    cases = read_manifest(folder)["cases"]
+    refused = next(i for i in sorted(cases) if cases[i]["fold"] == 0)
+    remove(["-d", "801", "-f", "0"])
+    capsys.readouterr()
+    options = [*KEEP, "-f", "0", "1", *excluding(tmp_path / "exclude.csv", refused)]
+    for said in (f"dropped {refused}: excluded by a reader", "nothing to do"):
+        main(options)
+        captured = capsys.readouterr()
+        assert said in captured.out
+        assert "other settings" not in captured.err, "fold 1 is as it would be made now"
+    assert set(read_manifest(folder)["cases"]) == set(cases) - {refused}
+    with pytest.raises(BadInput, match="cases of method copy_paste for fold 0, made with other settings.*exclude was"):
+        main([*KEEP, "-f", "0", "1"])
+
+
 def test_an_excluded_case_that_is_none_is_said(folders, tmp_path, capsys) -> None:
     make_dataset(folders[0])
     main([*KEEP, "-f", "0", *excluding(tmp_path / "x.csv", "difflung_copy_paste_f0_00000000_0000")])

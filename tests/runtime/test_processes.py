@@ -383,7 +383,7 @@ def test_a_cache_of_two_processes_is_that_of_one(raw_folder, tmp_path):
 def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, monkeypatch):
     from nnunet_difflung.pipeline import augment
 
-    work, deleted = SimpleNamespace(work=tmp_path / "synthesis", number=0), threading.Event()
+    work, deleted = SimpleNamespace(work=tmp_path / "synthesis", own_folder=tmp_path, number=0), threading.Event()
     request = SimpleNamespace(device="cpu", save_every=1, processes=1, settings=None)
     request.settings = SimpleNamespace(method="cbmat", sampling=SimpleNamespace(exclude=()))
     for name in (
@@ -407,7 +407,7 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
         "synthesize_fold",
         lambda *_, **__: (SimpleNamespace(selection=None), SimpleNamespace(staged=[], dropped={})),
     )
-    monkeypatch.setattr(augment, "discard_work", lambda _: deleted.set())
+    monkeypatch.setattr(augment, "discard_works", lambda _: deleted.set())
 
     def run(index: int) -> None:
         augment._run(SimpleNamespace(name="a"), [work], [], request, Share(index, 3, "now"), {})
