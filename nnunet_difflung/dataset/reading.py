@@ -22,6 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement, judge
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.meaning.voxels import LARGEST, SMALLEST
+from nnunet_difflung.runtime.wording import numbers
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
 
@@ -210,7 +211,7 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
     if label.shape != image.shape[1:]:
         refuse("shape", label.shape, image.shape[1:])
     if not _close(of_image["spacing"], of_label["spacing"], rtol=1e-3):
-        refuse("spacing", of_label["spacing"], of_image["spacing"])
+        refuse("spacing", numbers(of_label["spacing"]), numbers(of_image["spacing"]))
     _check_spacing(case, label.shape, of_image["spacing"])
     for family in ("sitk_stuff", "nibabel_stuff"):
         for key, expected in of_image.get(family, {}).items():

@@ -82,6 +82,15 @@ def test_a_label_that_is_turned_by_half_a_degree_is_refused(raw_folder, reader):
         read(raw_folder)
 
 
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_a_spacing_in_a_message_is_easy_to_read(raw_folder, reader):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, overwrite_image_reader_writer=reader)
+    rewritten(folder, [f"labelsTr/{CASE}.nii.gz"], spacing=(0.8, 0.8, 2.5))
+    with pytest.raises(BadInput) as refused:
+        read(raw_folder)
+    assert f"{CASE}.nii.gz: spacing [2.5, 0.8, 0.8] differs from the image's [5, 0.8, 0.8] (" in str(refused.value)
+
+
 def test_channels_in_one_file_of_four_dimensions_are_read(raw_folder):
     folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, channels=2)
     expected = read(raw_folder)[0]
