@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.wording import numbers
 
 _THICK = 999.0  # mm, which nnU-Net's readers give the z axis of pictures
 _NAMED = 3  # labels that a message names
@@ -136,6 +137,7 @@ def _spacing(spacing: Sequence[float], axes: int) -> tuple[float, float, float]:
         values = []
     if len(values) != axes or not all(0 < length < np.inf for length in values):
         order = "(y, x)" if axes == 2 else "(z, y, x)"
-        raise BadInput(f"spacing is {spacing}; expected {axes} positive numbers in mm, {order} as the axes of labels")
+        given = numbers(values) if values else spacing
+        raise BadInput(f"spacing is {given}; expected {axes} positive numbers in mm, {order} as the axes of labels")
     z, y, x = [_THICK] * (3 - axes) + values
     return z, y, x

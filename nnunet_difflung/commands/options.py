@@ -94,6 +94,7 @@ def add_configuration(
         "-c",
         dest="configuration",
         default=default,
+        type=configuration,
         choices=CONFIGURATIONS,
         help=f"nnU-Net configuration {explanation} (default: {otherwise})",
     )
@@ -274,6 +275,16 @@ def checked_output(out: Path | None) -> Path | None:
     if out is not None and out.suffix != ".json":
         raise BadInput(f"-o {out} does not end in .json; give the path of the results file, such as table.json")
     return out
+
+
+def configuration(text: str) -> str:
+    """The name of a configuration; that of a cascade's second stage is refused with the reason."""
+    if "cascade" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} needs a segmentation of each training case by 3d_lowres, which synthetic cases do not have; give "
+            f"3d_fullres or 3d_lowres, or train {text} on the real cases with nnUNetTrainerDiffLungReference"
+        )
+    return text
 
 
 def positive(text: str) -> int:

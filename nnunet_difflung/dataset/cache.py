@@ -50,7 +50,12 @@ from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.workers import in_processes
 
-_LATER = ("files", "judged", "directions")  # facts that are kept apart, so that earlier versions can read an entry
+_LATER = (
+    "files",
+    "judged",
+    "directions",
+    "blank",
+)  # facts that are kept apart, so that earlier versions can read an entry
 _TURNING = "Reorient"  # in the names of nnU-Net's readers that turn the axes
 _WORTH_CASES, _WORTH_BYTES = 300, 2**27  # reading less takes hardly longer than starting processes
 _SMALL = 2**20  # bytes of the files of a case; a process takes several smaller cases at a time
@@ -430,7 +435,7 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
     if entry.get("files", files) != files:
         return None
     judged = _judged(raw, folder, case, entry.get("judged"))
-    content = {**entry["facts"], "directions": entry.get("directions", "")}
+    content = {**entry["facts"], "directions": entry.get("directions", ""), "blank": tuple(entry.get("blank", ()))}
     return None if judged is None else _facts(content, files, judged)
 
 

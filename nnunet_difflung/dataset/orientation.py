@@ -39,6 +39,10 @@ class AxialView:
         back, left = self.flips
         return plane[_step(not self.head_first), _step(left if axis == 1 else back)]
 
+    def shown(self, plane: np.ndarray, axis: int) -> np.ndarray:
+        """A plane of the array across z, y or x as it is shown."""
+        return self.turned(plane) if axis == 0 else self.upright(plane, axis)
+
 
 def axial_view(properties: Mapping) -> AxialView:
     """The view of a case from the properties that nnU-Net's reader returns with its array."""

@@ -22,6 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement, judge
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.meaning.voxels import LARGEST, SMALLEST
+from nnunet_difflung.runtime.wording import numbers
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
 
@@ -43,6 +44,7 @@ class CaseFacts:
             were not hashed.
         judged: what the values of each channel mean; None for channels that are not called CT.
         directions: where z, y and x lead (``orientation.directions``); empty if the file does not tell.
+        blank: z of the slices of a volume that show labelled lung, but hold a single value in every channel.
     """
 
     identifier: str
@@ -56,6 +58,7 @@ class CaseFacts:
     files: dict[str, str] = field(default_factory=dict)
     judged: tuple[Judgement | None, ...] = ()
     directions: str = ""
+    blank: tuple[int, ...] = ()
 
     def voxels(self, name: str) -> int:
         """Number of voxels of a label in the whole case."""
@@ -153,8 +156,25 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         _hash_of_voxels(image, label),
         judged=judged,
         directions=directions(of_image),
+        blank=_blank_slices(image, [counts[name] for name in raw.roles.lung]),
     )
     return image, condition, facts
+
+
+def _blank_slices(image: np.ndarray, counts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """z of the slices of a volume that hold a single value in every channel, as if something had filled them up.
+
+    Args:
+        image: (c, z, y, x).
+        counts: number of voxels in each slice, of normal lung and each pathology; other slices may hold a single value.
+    """
+    shown = np.flatnonzero(np.sum(counts, axis=0)).tolist() if image.shape[1] > 1 else []
+    return tuple(z for z in shown if _is_blank(image[:, z]))
+
+
+def _is_blank(planes: np.ndarray) -> bool:
+    middle = planes[:, planes.shape[1] // 2]  # nearly all slices are known by a row
+    return bool((middle == middle[:, :1]).all() and (planes == planes[:, :1, :1]).all())
 
 
 def _hash_of_voxels(*arrays: np.ndarray) -> str:
@@ -210,7 +230,7 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
     if label.shape != image.shape[1:]:
         refuse("shape", label.shape, image.shape[1:])
     if not _close(of_image["spacing"], of_label["spacing"], rtol=1e-3):
-        refuse("spacing", of_label["spacing"], of_image["spacing"])
+        refuse("spacing", numbers(of_label["spacing"]), numbers(of_image["spacing"]))
     _check_spacing(case, label.shape, of_image["spacing"])
     for family in ("sitk_stuff", "nibabel_stuff"):
         for key, expected in of_image.get(family, {}).items():

@@ -346,7 +346,7 @@ def _write(table: dict, sheet: Sheet, gathered: Gathered, raw: RawDataset, reque
     write_bytes(out.with_suffix(".md"), markdown(table).encode())
     write_page(evaluation_page(table, gathered, raw, sheet), out.with_suffix(".html"))
     written = [out, out.with_suffix(".md"), out.with_suffix(".html")]
-    if sheet.write(out.with_suffix(".png")):
+    if sheet.write(out.with_suffix(".png"), raw):
         written.append(out.with_suffix(".png"))
     else:  # that of an earlier run does not belong to this table
         out.with_suffix(".png").unlink(missing_ok=True)

@@ -63,11 +63,10 @@ def galleries_across(table: dict, sheet: Sheet, raw: RawDataset) -> list[Gallery
     for plane, condition, images in sheet.across():
         properties = raw.read_label(plane.case)[1]
         view, axis = axial_view(properties), plane.cut.axis
-        # the first row of a sheet's plane is the last slice, that of an array the first
         shown = {REAL if title.startswith(f"{REAL}: ") else title: image for title, image in images.items()}
         pictures = _of_parts(
-            {title: view.upright(image[::-1], axis) for title, image in shown.items()},
-            view.upright(condition[::-1], axis),
+            {title: view.upright(image, axis) for title, image in shown.items()},
+            view.upright(condition, axis),
             plane.cut.aspect,
             float(properties["spacing"][3 - axis]) if view.millimetres else None,
             view.sides if axis == 1 else (),

@@ -1,6 +1,7 @@
 """The picture sheet of Table 1: mask, real image, and the image that each method painted, in the same window.
 
-A slice of each pathology; of volumes also the coronal and the sagittal plane through the same lesion.
+A slice of each pathology; of volumes also the coronal and the sagittal plane through the same lesion. All are turned
+as radiologists see them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.orientation import AxialView, axial_view
+from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.cuts import Cut, cuts
@@ -110,8 +113,8 @@ class _Row:
 
 
 def _joined(parts: dict[int, np.ndarray]) -> np.ndarray:
-    """The plane from its slices; the end of z is at the top."""
-    return np.concatenate([parts[z] for z in sorted(parts, reverse=True)])
+    """The plane from its slices, in the order of the array."""
+    return np.concatenate([parts[z] for z in sorted(parts)])
 
 
 class Sheet:
@@ -131,32 +134,44 @@ class Sheet:
                     row.pictures.setdefault(title, {})[true.z] = plane.rows_of(image).copy()
 
     def across(self) -> Iterator[tuple[Plane, np.ndarray, dict[str, np.ndarray]]]:
-        """Coronal and sagittal planes: the plane, its condition map, and title → intensities, the real image first."""
+        """Coronal and sagittal planes: the plane, its condition map, and title → intensities, the real image first.
+
+        The arrays are as the volume has them.
+        """
         for plane in self.planes:
             if plane.cut.axis and plane in self.rows:
                 row = self.rows[plane]
                 yield plane, _joined(row.condition), {title: _joined(parts) for title, parts in row.pictures.items()}
 
-    def write(self, path: Path) -> bool:
-        """Writes the PNG; returns whether there was anything to show."""
+    def write(self, path: Path, raw: RawDataset) -> bool:
+        """Writes the PNG; returns whether there was anything to show.
+
+        Args:
+            path: of the PNG.
+            raw: the dataset, whose files say how the planes have to be turned.
+        """
         planes = [plane for plane in self.planes if plane in self.rows]
         if not planes:
             return False
+        views = {case: axial_view(raw.read_label(case)[1]) for case in {plane.case for plane in planes}}
         columns = 1 + max(len(self.rows[plane].pictures) for plane in planes)
         with drawing(path, 2.6 * columns, 2.9 * len(planes)) as figure:
             for axes, plane in zip(figure.subplots(len(planes), columns, squeeze=False), planes, strict=True):
-                self._draw_row(axes, plane, self.rows[plane])
+                self._draw_row(axes, plane, self.rows[plane], views[plane.case])
             legend(figure, self.roles.condition_classes)
         return True
 
-    def _draw_row(self, axes: np.ndarray, plane: Plane, row: _Row) -> None:
-        condition, aspect = _joined(row.condition), plane.cut.aspect
+    def _draw_row(self, axes: np.ndarray, plane: Plane, row: _Row, view: AxialView) -> None:
+        def turned(parts: dict[int, np.ndarray]) -> np.ndarray:
+            return view.shown(_joined(parts), plane.cut.axis)
+
+        condition, aspect = turned(row.condition), plane.cut.aspect
         shown = zoom(np.where(condition == self.roles.body_value, 0, condition))
         show_classes(axes[0], condition[shown], self.roles.condition_classes, aspect)
         bare(axes[0], "mask")
         axes[0].set_ylabel(plane.cut.named(as_text(plane.names)), fontsize=10)
         for axis, (title, parts) in zip(axes[1:], row.pictures.items(), strict=False):
-            show_grey(axis, _joined(parts)[shown], display_window(row.window), aspect)
+            show_grey(axis, turned(parts)[shown], display_window(row.window), aspect)
             bare(axis, title)
         for axis in axes[1 + len(row.pictures) :]:
             axis.set_axis_off()

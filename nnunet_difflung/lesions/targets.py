@@ -16,6 +16,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 
 _AT_LEAST = 1.25  # smallest target as a multiple of a class's share
 _AT_MOST = 0.9  # of the lung
+_NEARLY = 0.95  # of a class's share in the planned cases
 NO_ROOM, TOO_DEEP = "no room", "too deep"  # why a pathology was given up
 
 
@@ -69,14 +70,25 @@ def note_unmet(plan: Plan, config: BalanceConfig, given_up: Mapping[str, str]) -
         if share[name] < 0.98 * target:
             reason = f"limited by --max-synthetic {plan.max_slices}"
             left = plan.max_slices - plan.slices
-            if given_up.get(name) == TOO_DEEP and left:
-                reason += f", of which {left} are left, too few for a lesion"
-            elif given_up.get(name) == NO_ROOM:
+            as_real = "a synthetic case gets only as much of the class as a real case with it has"
+            if given_up.get(name) == NO_ROOM:
                 reason = "no further lesion fits into normal lung"
                 if like_real:
                     reason = "no host has room for more where real lesions of the class lie"
+            elif like_real and _is_approached(plan, name):
+                reason = f"{as_real}, so more of them would hardly raise the share"
+            elif given_up.get(name) == TOO_DEEP and left:
+                reason += f", of which {left} are left, too few for a lesion"
             elif like_real and plan.max_slices:
-                reason += "; a synthetic case gets only as much of the class as a real case with it has"
+                reason += f"; {as_real}"
             plan.notes.append(
                 f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({reason})"
             )
+
+
+def _is_approached(plan: Plan, name: str) -> bool:
+    """Whether a pathology's share is nearly that in the planned cases alone, above which no more of them raise it."""
+    if not any(op.pathology == name for case in plan.cases for op in case.operations):
+        return False
+    planned = {each: plan.after[each] - plan.before[each] for each in plan.after}
+    return shares(plan.after)[name] >= _NEARLY * shares(planned)[name]

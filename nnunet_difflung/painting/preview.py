@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.box import box_from
@@ -30,10 +31,10 @@ from nnunet_difflung.runtime.figures import (
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
     """Writes a PNG with a row for each painted class: real slice, mask, new mask, synthetic slice, difference.
 
-    For each class the case with the median number of new voxels is shown, in the slice that has most of them; of a
-    volume also in the coronal and the sagittal plane that have most of them, with pixels of their true shape. The last
-    rows show a placebo case, whose mask stays the same, with its outlines. The synthetic images are read from the
-    staged files.
+    For each class the case with the median number of new voxels is shown, in the slice that has most of its largest new
+    lesion; of a volume also in the coronal and the sagittal plane that have most of this lesion, with pixels of their
+    true shape. All are turned as radiologists see them. The last rows show a placebo case, whose mask stays the same,
+    with its outlines. The synthetic images are read from the staged files.
 
     Returns:
         Whether there was anything to show, and so a picture was written.
@@ -70,7 +71,7 @@ def _typical(
 
 @dataclass(frozen=True)
 class _Row:
-    """A plane of a synthetic case beside that of its host; all arrays are (y, x).
+    """A plane of a synthetic case beside that of its host; all arrays are (y, x), as they are shown.
 
     Attributes:
         name: the class that it shows; None for a placebo case.
@@ -102,7 +103,8 @@ def _rows(syntheses: list[tuple[Synthesis, SynthesisResult]], name: str | None) 
         return []
     synthesis, planned, staged = typical
     fold, roles = synthesis.fold, synthesis.fold.cache.roles
-    new_label = np.rint(fold.raw.reader().read_seg(str(staged.label))[0][0]).astype(int)
+    labels, properties = fold.raw.reader().read_seg(str(staged.label))
+    new_label, view = np.rint(labels[0]).astype(int), axial_view(properties)
     box = box_from(staged.record)
     condition = np.array(fold.cache.condition(planned.host)[box])
     if name is None:
@@ -113,16 +115,20 @@ def _rows(syntheses: list[tuple[Synthesis, SynthesisResult]], name: str | None) 
     channel = next(iter(fold.relations.painted()), 0)
     painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][channel]
     real, label = fold.cache.image(planned.host)[channel][box], np.where(condition == roles.body_value, 0, condition)
+
+    def shown(cut: Cut, volume: np.ndarray) -> np.ndarray:
+        return view.shown(cut.of(volume), cut.axis)
+
     return [
         _Row(
             name,
             f"real: {planned.host}, fold {fold.number}",
             cut,
-            cut.of(real).astype(float),
-            cut.of(painted),
-            cut.of(label),
-            cut.of(new_label),
-            cut.of(voxels),
+            shown(cut, real).astype(float),
+            shown(cut, painted),
+            shown(cut, label),
+            shown(cut, new_label),
+            shown(cut, voxels),
             synthesis.generator.config.windows[channel],
             roles.values,
         )

@@ -39,6 +39,7 @@ from nnunet_difflung.runtime.modes import make_folder
 from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
+_SLICES_NAMED = 8
 _ALIKE_IN_ALL_CASES = ("CTNormalization", "NoNormalization", "RGBTo01Normalization")  # of nnU-Net's schemes
 
 
@@ -137,6 +138,7 @@ def warn_of_geometry(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
         )
     _warn_of_slices_among_volumes(raw, facts)
     _warn_of_directions(raw, facts)
+    _warn_of_blank_slices(raw, facts)
 
 
 def warn_of_windows(raw: RawDataset, cache: SliceCache, settings: Settings) -> None:
@@ -187,6 +189,22 @@ def _warn_of_directions(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
         f'cases alike: set "overwrite_image_reader_writer": "SimpleITKIOWithReorient" in dataset.json, then plan and '
         f"preprocess again"
     )
+
+
+def _warn_of_blank_slices(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Warns of volumes in which something has filled up slices that show lung by their labels, as missing ones are."""
+    blank = [
+        f"{case.identifier} (z {', '.join(map(str, case.blank[:_SLICES_NAMED]))}"
+        f"{', …' if len(case.blank) > _SLICES_NAMED else ''})"
+        for case in facts.values()
+        if case.blank
+    ]
+    if blank:
+        warn(
+            f"{counted(len(blank), 'case')} of {raw.name} {'has' if len(blank) == 1 else 'have'} slices that hold a "
+            f"single value, though lung or a pathology is labelled in them: {first_names(blank)}, counted from 0 "
+            f"(missing slices may have been filled up); export the images again, or delete the labels of these slices"
+        )
 
 
 def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings: Settings, shown: bool = True) -> None:

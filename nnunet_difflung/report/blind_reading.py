@@ -39,11 +39,11 @@ from nnunet_difflung.report.injected import (
 )
 from nnunet_difflung.report.lesion_pictures import (
     Looks,
-    largest_part,
     lesion_picture,
     nearest_in_area,
     windows_of,
 )
+from nnunet_difflung.runtime.cuts import largest_part
 from nnunet_difflung.runtime.figures import Window
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from nnunet_difflung.pages.blocks import Picture
 from nnunet_difflung.pages.pictures import grey_png, outlines_of
 from nnunet_difflung.report.injected import InjectedCase, Scan
+from nnunet_difflung.runtime.cuts import largest_part
 from nnunet_difflung.runtime.figures import LUNG_WINDOW, Window
 
 MEDIASTINAL_WINDOW: Window = (-160.0, 240.0)  # HU; width 400 at 40
@@ -47,14 +47,6 @@ def windows_of(hu: bool, image: np.ndarray, painted: Window | None = None) -> di
         return {"lung window": LUNG_WINDOW, "mediastinal window": MEDIASTINAL_WINDOW}
     low, high = painted or np.percentile(image, [1, 99.5])
     return {f"{low:.4g} to {high:.4g}": (float(low), float(high))}
-
-
-def largest_part(voxels: np.ndarray) -> np.ndarray:
-    """The largest connected part of (z, y, x) voxels."""
-    parts, number = ndimage.label(voxels, np.ones((3, 3, 3)))
-    if number < 2:
-        return voxels
-    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
 
 
 def shown_area(voxels: np.ndarray, spacing: tuple[float, float, float]) -> float:

@@ -16,6 +16,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def numbers(values: Iterable[float]) -> str:
+    """A list of numbers, such as ``[2.5, 0.8]``, with four significant digits."""
+    return f"[{', '.join(f'{float(value):.4g}' for value in values)}]"
+
+
 def duration(seconds: float) -> str:
     """A time in seconds, minutes or hours, for people."""
     if seconds < 90:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.injection.manifest import plans_files
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.wording import quoted
 
+_PLANS = "nnUNetPlans"  # what nnU-Net's commands take without -p
+
 
 def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[int | str], device: str) -> str:
-    """nnU-Net's commands that use the synthetic cases."""
+    """nnU-Net's commands that use the synthetic cases, with the plans that there are."""
     dataset, fold = dataset_id(raw.name), folds[0]
     on = "" if device == "cuda" else f" -device {device}"
     trainer = METHODS[method].trainer
@@ -18,16 +23,28 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
         for part, instead in (("imagesTs", "IMAGES"), ("labelsTs", "LABELS"))
     )
     configuration = quoted(configuration)
-    model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
+    plans = _plans_in(raw.preprocessed)
+    if plans == _PLANS:
+        prepare, by = f"nnUNetv2_plan_and_preprocess -d {dataset} -c {configuration}", ""
+    else:  # such as those of a residual encoder; planning again would make others beside them
+        prepare = f"nnUNetv2_preprocess -d {dataset} -plans_name {quoted(plans)} -c {configuration}"
+        by = f" -p {quoted(plans)}"
+    model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{by}{on}"
     return "\n".join(
         [
             "Next:",
-            f"  nnUNetv2_plan_and_preprocess -d {dataset} -c {configuration}",
-            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{on}",
-            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{on}",
+            f"  {prepare}",
+            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{by}{on}",
+            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{by}{on}",
             f"  nnUNetv2_predict -i {images} -o PREDICTIONS {model}",
             f"  nnUNetv2_evaluate_folder {labels} PREDICTIONS -djfile {quoted(raw.folder / 'dataset.json')} "
-            f"-pfile {quoted(raw.preprocessed / 'nnUNetPlans.json')}",
+            f"-pfile {quoted(raw.preprocessed / f'{plans}.json')}",
             f"Undo: difflung_remove -d {dataset}",
         ]
     )
+
+
+def _plans_in(preprocessed: Path) -> str:
+    """nnU-Net's usual plans, unless a dataset was planned and has others alone."""
+    names = [path.stem for path in plans_files(preprocessed)]
+    return _PLANS if _PLANS in names or not names else names[0]

@@ -249,7 +249,7 @@ def test_training_through_the_api_is_that_of_the_command(generators):
         ({"new_labels": "same"}, "nothing to paint"),
         ({"new_labels": "body"}, "from background to emphysema; only normal lung"),
         ({"new_labels": "healed"}, "from ILD to normal_lung"),
-        ({"spacing": (5.0, 0.8, 0.8)}, "expected 2 positive numbers in mm"),
+        ({"spacing": tuple(np.array([5, 0.8, 0.8]))}, r"is \[5, 0.8, 0.8\]; expected 2 positive numbers in mm"),
         ({"spacing": (0.0, 0.8)}, "expected 2 positive numbers"),
         ({"spacing": (8.0, 8.0)}, "trained on pixels of 0.8 to 0.8 mm"),
         ({"seed": -1}, "seed is -1"),

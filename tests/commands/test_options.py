@@ -114,3 +114,13 @@ def test_every_command_tells_its_version(name, capsys):
         parser(name).parse_args(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"difflung_{name} (nnunet_difflung {nnunet_difflung.__version__})\n"
+
+
+@pytest.mark.parametrize("name", ["augment", "report"])
+def test_the_cascade_is_refused_with_the_reason(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser(name).parse_args(["-d", "801", "-c", "3d_cascade_fullres"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "3d_cascade_fullres needs a segmentation of each training case by 3d_lowres" in said
+    assert "nnUNetTrainerDiffLungReference" in said

@@ -90,8 +90,11 @@ def test_slices_have_no_other_planes(opened):
     assert {(plane.cut.plane, plane.cut.axis) for plane in planes} == {("", 0)}
 
 
-def test_a_plane_is_put_together_from_the_slices_and_drawn_with_its_aspect(opened, tmp_path, monkeypatch):
-    raw, cache = opened()
+@pytest.mark.parametrize("head_first", [False, True])
+def test_a_plane_is_put_together_from_the_slices_and_drawn_upright_with_its_aspect(
+    opened, tmp_path, monkeypatch, head_first
+):
+    raw, cache = opened(direction=np.diag([1, 1, -1 if head_first else 1]))
     places = slices_with_lung(cache, raw.validation_cases(0))
     planes = shown_planes(cache, places)
     sheet, drawn = Sheet(raw.roles, planes), []
@@ -103,13 +106,16 @@ def test_a_plane_is_put_together_from_the_slices_and_drawn_with_its_aspect(opene
     monkeypatch.setattr(
         sheet_module, "show_grey", lambda axes, image, *rest: (drawn.append((axes, image)), draw(axes, image, *rest))
     )
-    assert sheet.write(tmp_path / "sheet.png")
+    assert sheet.write(tmp_path / "sheet.png", raw)
     assert len(drawn) == 2 * len(planes)
     for n, plane in enumerate(planes):
         (axes, real), (_, painted) = drawn[2 * n : 2 * n + 2]
         volume = np.stack([real_slice(raw, cache, plane.case, z, WINDOW).image for z in range(8)])
-        assert np.array_equal(real, plane.cut.of(volume))
-        assert np.array_equal(painted, plane.cut.of(volume + 7))
+        shown = plane.cut.of(volume)
+        if plane.cut.axis and not head_first:  # the last slice is the uppermost
+            shown = shown[::-1]
+        assert np.array_equal(real, shown)
+        assert np.array_equal(painted, shown + 7)
         assert axes.get_aspect() == pytest.approx(plane.cut.aspect)
 
 
@@ -119,7 +125,7 @@ def test_the_command_shows_planes_of_volumes(opened, folders, monkeypatch):
     folder = results_folder(raw.name, "none") / "fold_0"
     train_generator(data, METHODS["none"], replace(TINY, epochs=1), folder, progress=False)
     rows, draw = [], Sheet._draw_row
-    monkeypatch.setattr(Sheet, "_draw_row", lambda sheet, axes, *row: (rows.append(row), draw(sheet, axes, *row)))
+    monkeypatch.setattr(Sheet, "_draw_row", lambda sheet, axes, *row: (rows.append(row[:2]), draw(sheet, axes, *row)))
     main(["-d", "801", "-f", "0", "--preset", "fast", "--steps", "2", "--samples", "1", "-device", "cpu"])
     assert {plane.cut.plane for plane, _ in rows} == {"axial", "coronal", "sagittal"}
     for plane, row in rows:

@@ -218,6 +218,22 @@ def test_a_target_out_of_reach_is_named_with_the_share_that_is_reached(slices):
     assert any("emphysema: the plan reaches" in note and "real case" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("hosts", ["any", "alike"])
+@pytest.mark.parametrize("depth", [1, 6])
+def test_a_bound_on_slices_is_no_reason_where_more_slices_would_not_raise_the_share(hosts, depth):
+    labels = {f"c{i}": patient(i, i < 3, depth) for i in range(5)}
+    notes = {}
+    for most in (4, 200):
+        target = {"emphysema": 0.5, "ILD": 0}
+        config = BalanceConfig(placement="real", hosts=hosts, target_share=target, max_synthetic=most)
+        plan, *_ = plan_for(labels, config)
+        assert plan.slices > 0.9 * most
+        (notes[most],) = [note for note in plan.notes if "the plan reaches" in note]
+    assert "(limited by --max-synthetic 4; a synthetic case gets only as much of the class as" in notes[4]
+    assert "(a synthetic case gets only as much of the class as a real case with it has, so more" in notes[200]
+    assert "--max-synthetic" not in notes[200]
+
+
 def test_hosts_that_all_have_the_class_get_more_of_it_and_the_plan_says_so():
     labels = {f"c{i}": patient(i, True) for i in range(8)}
     plan, *_ = plan_for(labels, BalanceConfig(placement="real", target_multiple=4.0, max_synthetic=3))

@@ -138,3 +138,23 @@ def test_single_slices_among_volumes_are_named(folders, capsys):
     said = " ".join("".join(capsys.readouterr()).split())
     assert "2 cases of Dataset801_Tiny with a pathology are single slices (lung_002, lung_003)" in said
     assert "make a dataset of the slices and one of the volumes" in said
+
+
+def test_slices_of_one_value_below_labels_of_lung_are_named(folders, capsys):
+    folder = make_dataset(folders[0], patients=5, volumes=True, depth=12, size=48)
+    words = [*RUN, "--method", "copy_paste", "--dry-run"]
+    main(words)
+    assert "single value" not in "".join(capsys.readouterr())
+    for patient, blank in ((2, [5, 6]), (4, [3])):
+        path = folder / "imagesTr" / f"lung_{patient:03d}_0000.nii.gz"
+        before = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(before)
+        array[blank] = -1024
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(before)
+        sitk.WriteImage(image, str(path), True)
+    main(words)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "2 cases of Dataset801_Tiny have slices that hold a single value" in said
+    assert "lung_002 (z 5, 6), lung_004 (z 3), counted from 0 (missing slices may have been filled up); export" in said
+    assert said.count("single value") == 1

@@ -8,6 +8,7 @@ import pytest
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.pipeline.report import audit_and_advise
+from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.telling.next_commands import next_commands
 from tests.support.tiny import make_dataset, set_paths
 
@@ -22,6 +23,33 @@ def test_only_folders_that_exist_are_named(tmp_path, monkeypatch, test_set):
     images, labels = (folder / "imagesTs", folder / "labelsTs") if test_set else ("IMAGES", "LABELS")
     assert f"nnUNetv2_predict -i {images} -o PREDICTIONS" in said
     assert f"nnUNetv2_evaluate_folder {labels} PREDICTIONS" in said
+
+
+@pytest.mark.parametrize(
+    ("existing", "used"),
+    [
+        ((), "nnUNetPlans"),
+        (("nnUNetResEncUNetMPlans",), "nnUNetResEncUNetMPlans"),
+        (("nnUNetPlans", "nnUNetResEncUNetMPlans"), "nnUNetPlans"),
+    ],
+)
+def test_the_plans_that_there_are_are_named(folders, existing, used):
+    folder = make_dataset(folders[0], patients=2, slices=1, folds=2)
+    raw = open_raw_dataset(folder.name)
+    raw.preprocessed.mkdir()
+    for name in existing:
+        write_json(raw.preprocessed / f"{name}.json", {"plans_name": name, "configurations": {}})
+    said = next_commands(raw, "2d", "cbmat", [0], "cuda").splitlines()
+    usual = used == "nnUNetPlans"
+    assert said[1].split() == (
+        ["nnUNetv2_plan_and_preprocess", "-d", "801", "-c", "2d"]
+        if usual
+        else ["nnUNetv2_preprocess", "-d", "801", "-plans_name", used, "-c", "2d"]
+    )
+    for line in said[2:5]:  # two trainings, and a prediction
+        assert ("-p" in line.split()) is not usual
+        assert usual or line.endswith(f" -p {used}")
+    assert said[5].endswith(f"-pfile {raw.preprocessed / used}.json")
 
 
 def test_a_dataset_whose_id_nnunet_refuses_is_named_and_so_is_the_other_one(folders, capsys):
