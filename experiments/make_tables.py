@@ -43,6 +43,7 @@ _PAINTED = {"phantom": "emphysema", "MedSeg": "consolidation"}
 _SCORED = {
     "phantom, large dose": "emphysema",
     "phantom, paper's dose": "emphysema",
+    "phantom with texture": "emphysema",
     "MedSeg": "consolidation",
     "MedSeg, 2 mm": "consolidation",
 }
@@ -90,7 +91,13 @@ PLACES = (
     Place(
         "docs/results.md",
         "table2",
-        ("table2_phantom", "table2_phantom_quarter", "table2_medseg", "table2_medseg_2mm"),
+        (
+            "table2_phantom",
+            "table2_phantom_quarter",
+            "table2_phantom_texture",
+            "table2_medseg",
+            "table2_medseg_2mm",
+        ),
         partial(summary_tables.table2_summary, _SCORED),
     ),
     *(
@@ -99,6 +106,7 @@ PLACES = (
             ("phantom", "table1_phantom", tables.table1),
             ("phantom", "table2_phantom", tables.table2),
             ("phantom_dose", "table2_phantom_quarter", tables.table2),
+            ("phantom_texture", "table2_phantom_texture", tables.table2),
             ("medseg", "table1_medseg", tables.table1),
             ("medseg", "table2_medseg", tables.table2),
             ("medseg", "table2_medseg_2mm", tables.table2),
