@@ -133,8 +133,9 @@ class Fold:
     def work(self) -> Path:
         """Folder of painted slices and staged cases until they are injected.
 
-        Its name depends on the settings, the ``key``, the size of the training cases' voxels and where the hosts lie:
-        what was painted before a header was corrected is not used. If an earlier version has begun to paint the same
+        Its name depends on the settings, the ``key``, the size of the training cases' voxels, which of them are of the
+        same patient and where the hosts lie: what was painted before a header or the patients were corrected is not
+        used. If an earlier version has begun to paint the same
         cases, it is the folder of that version.
         """
         folders = [self.own_folder / f"{works}_{ending}" for ending in self._endings for works in self._works]
@@ -174,11 +175,16 @@ class Fold:
 
     @cached_property
     def _place(self) -> str:
-        """Short hash of the key, of the size of the training cases' voxels, and of where the hosts lie."""
+        """Short hash of the key, of the size of the training cases' voxels, of whose they are, and of where hosts lie.
+
+        The spread of a class between patients decides how lesions are drawn, and what the gate lets pass.
+        """
+        numbers: dict[str, int] = {}
+        patients = [numbers.setdefault(self.raw.patients[i], len(numbers)) for i in self.data.training_cases]
         spacing = {i: [round(mm, 4) for mm in case.spacing] for i, case in self.facts.items()}
         hosts = sorted({planned.host for planned in self.plan.cases})
         places = {host: place_of(self.raw.cases[host].images[0], self.raw.reader) for host in hosts}
-        return hashlib.sha256(json_bytes([self.key, spacing, places])).hexdigest()[:8]
+        return hashlib.sha256(json_bytes([self.key, spacing, patients, places])).hexdigest()[:8]
 
     @property
     def _turned_in_mm(self) -> bool:

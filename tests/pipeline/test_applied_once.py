@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -240,3 +241,22 @@ def test_the_facts_of_a_fold_are_gathered_once_however_many_cases_are_planned(tm
     estimate_bytes(fold)
     assert fold.work == fold.work
     assert facts.lookups == len(fold.data.training_cases)
+
+
+def test_what_was_painted_for_other_patients_is_not_taken_up(tmp_path, monkeypatch):
+    """The spread between patients decides how lesions are drawn and judged; the ids of cases stay."""
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings, raw = settings_from(parse([*COPY, *MASKS])), open_raw_dataset("801")
+    cache = build_cache(raw, tmp_path / "cache", progress=False)
+    renamed = {case: f"other {patient}" for case, patient in raw.patients.items()}
+    joined = dict.fromkeys(raw.patients, "one")
+
+    def of_patients(patients):
+        listed = [raw.splits[0]]  # the same fold whoever the patients are
+        return replace(raw, reading=replace(raw.reading, patients=patients), listed_splits=listed)
+
+    plans = {}
+    for name, patients in {"now": raw.patients, "renamed": renamed, "joined": joined}.items():
+        plans[name] = fold_module.prepare_fold(of_patients(patients), 0, settings, cache)
+    assert plans["now"].key == plans["renamed"].key == plans["joined"].key
+    assert plans["now"].work == plans["renamed"].work != plans["joined"].work
