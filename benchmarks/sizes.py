@@ -15,7 +15,7 @@ import sys
 from benchmarks.setting import PHANTOM, multiply, phantom
 from benchmarks.timing import RESULTS, parser, row, seconds, write_rows
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, results_folder
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, dataset_number, results_folder
 from nnunet_difflung.runtime.files import read_json
 
 METHOD = "copy_paste"
@@ -27,8 +27,7 @@ _FINGERPRINT = (
 
 def stages_of(processes: int) -> tuple[dict[str, float], int, float]:
     """Seconds of each stage on the phantom, the number of painted slices, and GiB that a process held at most."""
-    number = PHANTOM[len("Dataset") :].partition("_")[0]
-    np = ("-np", str(processes))
+    number, np = str(dataset_number(PHANTOM)), ("-np", str(processes))
     found = {"fingerprint (nnU-Net)": _timed("-c", _FINGERPRINT, "-d", number, *np)}
     augment = ("-m", "nnunet_difflung.commands.augment", "-d", number, "-f", "0", "--method", METHOD, "-device", "cpu")
     total = _timed(*augment, "--preset", "fast", "--gate", "report", *np)
