@@ -6,13 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.support.tiny import set_paths, write_fingerprint
 
-# how fast a machine is at the moment says nothing about the code
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How fast a machine is at the moment says nothing about the code: hypothesis does not judge it."""
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # a bare machine with a GPU has none
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("any machine")
 
 
 @pytest.fixture

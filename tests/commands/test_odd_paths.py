@@ -88,7 +88,7 @@ _COMMAND = re.compile(
 # what a command may hold without quotes: numbers, words of this package, and what is quoted already
 _SAFE = {"dataset_id", "quoted", "shlex.quote", "dataset", "number", "again", "images", "labels", "target", "files"}
 _SAFE |= {"fold", "trainer", "args.dataset_id", "options.dataset_id", "name", "method", "where", "configuration"}
-_SAFE |= {"folds"}  # numbers, of the page of difflung_evaluate
+_SAFE |= {"folds", "numbers"}  # of the page of difflung_evaluate, of a fold trained again
 _SAFE |= {"in_shell", "plans", "new", "weights", "lent", "_LENT"}  # of cards, quoted where they are made
 
 
