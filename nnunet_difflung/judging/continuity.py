@@ -16,6 +16,7 @@ from scipy import ndimage
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.lesions.masks import MIN_VOXELS
 from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.runtime.progress import Tell, nobody, telling
 
 _FEWEST = 4  # voxels of a pair of slices
 
@@ -178,7 +179,11 @@ class RealContinuity:
 
 
 def continuity_reference(
-    cache: SliceCache, identifiers: Sequence[str], patients: Mapping[str, str], windows: Sequence[tuple[float, float]]
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    patients: Mapping[str, str],
+    windows: Sequence[tuple[float, float]],
+    tell: Tell = nobody,
 ) -> dict[str, list[RealContinuity]]:
     """Class → the figures of its real lesions in each channel; empty for a dataset of slices.
 
@@ -187,9 +192,10 @@ def continuity_reference(
         identifiers: the fold's training cases.
         patients: case id → patient.
         windows: of the channels, as for ``of_case``.
+        tell: gets the share of the work that is done.
     """
     found: dict[str, dict[str, list[AlongZ]]] = defaultdict(dict)
-    for identifier in sorted(identifiers):
+    for identifier in telling(sorted(identifiers), tell):
         facts, roles = cache.facts[identifier], cache.roles
         if facts.shape[0] == 1:
             continue

@@ -17,6 +17,7 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.judging.channel_pairs import Moments, PairReference, pair_references, percentile95
 from nnunet_difflung.judging.contrast import Contrast, features, fit_contrast
 from nnunet_difflung.judging.normal_pieces import normal_pieces
+from nnunet_difflung.runtime.progress import Tell, nobody, parts, telling
 
 PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
 MIN_VOXELS = 8  # minimum sample size
@@ -100,6 +101,7 @@ def reference(
     windows: Sequence[Sequence[float]],
     seed: int,
     judged: Sequence[int] | None = None,
+    tell: Tell = nobody,
 ) -> dict[str, ClassReference]:
     """Class → its reference, from training cases; intensities are clipped to the generator's windows.
 
@@ -116,11 +118,13 @@ def reference(
         windows: the generator's.
         seed: of the voxels that are kept and of the pieces of normal lung.
         judged: numbers of the channels that are painted, not set; None for all.
+        tell: gets the share of the work that is done.
     """
     regions: dict[str, list[Region]] = {name: [] for name in cache.roles.pathologies}
     of_patients: dict[str, list[str]] = {name: [] for name in regions}
     rng = np.random.default_rng(seed)
-    for identifier in sorted(identifiers):
+    of_slices, of_pieces, of_classes = parts(tell, 10, 2, 1)  # what they may take, of the whole
+    for identifier in telling(sorted(identifiers), of_slices):
         image, condition = cache.image(identifier), cache.condition(identifier)
         for z in range(len(condition)):
             present = [name for name in regions if cache.facts[identifier].counts[name][z] >= MIN_VOXELS]
@@ -129,14 +133,14 @@ def reference(
                 for name in present:
                     regions[name].append(_real_region(plane, label, cache, name, windows, rng))
                     of_patients[name].append(patients[identifier])
-    sizes = [region.voxels.shape[1] for part in regions.values() for region in part]
-    blank, blank_patients = _blanks(cache, identifiers, patients, windows, sizes, rng)
+    counts = [cache.facts[identifier].counts[name] for identifier in sorted(identifiers) for name in regions]
+    sizes = [int(voxels) for of_case in counts for voxels in of_case if voxels >= MIN_VOXELS]
+    blank, blank_patients = _blanks(cache, identifiers, patients, windows, sizes, rng, of_pieces)
     widths = [high - low for low, high in windows]
     channels = tuple(range(len(widths)) if judged is None else sorted(judged))
     return {
         name: class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng, channels)
-        for name, part in regions.items()
-        if part
+        for name, part in telling([(name, part) for name, part in regions.items() if part], of_classes)
     }
 
 
@@ -208,10 +212,11 @@ def _blanks(
     windows: Sequence[Sequence[float]],
     sizes: Sequence[int],
     rng: np.random.Generator,
+    tell: Tell,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of round pieces of normal lung, as large as lesions, and their patients; the same number of each."""
     rows, of_patients = [], []
-    for piece in normal_pieces(cache, identifiers, patients, sizes, _BLANKS, rng) if sizes else ():
+    for piece in normal_pieces(cache, identifiers, patients, sizes, _BLANKS, rng, tell) if sizes else ():
         image = np.asarray(cache.image(piece.case)[:, piece.z])
         lung, others = (_clipped(image[(slice(None), *part.T)], windows) for part in (piece.inside, piece.others))
         rows.append(features(np.median(lung, 1), np.median(others, 1)))

@@ -29,7 +29,7 @@ from nnunet_difflung.judging.patches import (
     grains,
     textured,
 )
-from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.parallel import bar, in_threads
 
 _BANK = 200_000  # maximum number of training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # maximum number of real regions measured of a class
@@ -44,6 +44,7 @@ def real_to_real(
     windows: Sequence[Sequence[float]],
     seed: int,
     progress: bool = False,
+    threads: int = 1,
 ) -> MemorisationReference:
     """Collects the training patches and measures real regions against the slices of other patients.
 
@@ -57,6 +58,7 @@ def real_to_real(
         windows: the generator's.
         seed: chooses 200,000 patches if there are more, and 300 real regions if there are more.
         progress: show a progress bar.
+        threads: number of threads that measure real regions.
     """
     bounds = tuple((float(low), float(high)) for low, high in windows)
     grain = max(1, min(min(cache.facts[i].shape[1:]) for i in identifiers) // 128)
@@ -64,9 +66,9 @@ def real_to_real(
     classes = {}
     for name in cache.roles.pathologies:
         rng = np.random.default_rng([seed, cache.roles.values[name]])
-        bank = _bank(cache, sorted(identifiers), name, empty, rng)
+        bank = _bank(cache, sorted(identifiers), name, empty, rng, progress)
         if bank is not None:
-            real = _real_figures(cache, bank, patients, empty, rng, progress)
+            real = _real_figures(cache, bank, patients, empty, rng, progress, threads)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
             of_class = len({patients[identifier] for identifier, _ in bank.slices})
             classes[name] = replace(bank, real=real, real_p99=p99, patients=of_class)
@@ -74,14 +76,19 @@ def real_to_real(
 
 
 def _bank(
-    cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference, rng: np.random.Generator
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    name: str,
+    reference: MemorisationReference,
+    rng: np.random.Generator,
+    progress: bool,
 ) -> ClassBank | None:
     """Patches around all training voxels of a class, or around 200,000 voxels drawn at random if there are more."""
     value, patches = cache.roles.values[name], []
     slices: list[tuple[str, int]] = []
     source: list[int] = []
     kept = min(1.0, _BANK / max(1, sum(cache.facts[i].voxels(name) for i in identifiers)))
-    for identifier in identifiers:
+    for identifier in bar(identifiers, visible=progress, desc="collecting real lesions", unit="case", delay=2):
         for z in np.flatnonzero(cache.facts[identifier].counts[name]):
             centres = np.argwhere(np.asarray(cache.condition(identifier)[z]) == value)
             centres = centres[rng.random(len(centres)) < kept]
@@ -103,17 +110,21 @@ def _real_figures(
     reference: MemorisationReference,
     rng: np.random.Generator,
     progress: bool,
+    threads: int,
 ) -> np.ndarray:
-    figures = []
-    chosen = sorted(rng.permutation(len(bank.slices))[:_REGIONS])
-    for number in bar(chosen, visible=progress, desc="how alike patients are", unit="region", delay=2):
+    """Sorted similarities of real regions to the slices of other patients."""
+
+    def compare(number: int) -> dict | None:
         case, z = bank.slices[number]
         of_patient = {i for i, _ in bank.slices if patients[i] == patients[case]}
         region = np.asarray(cache.condition(case)[z : z + 1]) == bank.value
-        measured = compare_region(np.asarray(cache.image(case)[:, z : z + 1]), region, bank, reference, of_patient)
-        if measured:
-            figures.append(measured["similarity"])
-    return np.sort(figures)
+        return compare_region(np.asarray(cache.image(case)[:, z : z + 1]), region, bank, reference, of_patient)
+
+    chosen = sorted(rng.permutation(len(bank.slices))[:_REGIONS])
+    title = "how alike patients are"
+    with in_threads(compare, chosen, threads) as results:
+        found = bar(results, visible=progress, total=len(chosen), desc=title, unit="region", delay=2)
+        return np.sort([measured["similarity"] for measured in found if measured])
 
 
 def nearest(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.runtime.progress import Tell, nobody, telling
 
 MIN_NORMAL = 40  # voxels of normal lung in a slice from which a piece is cut
 
@@ -38,6 +39,7 @@ def normal_pieces(
     sizes: Sequence[int],
     number: int,
     rng: np.random.Generator,
+    tell: Tell = nobody,
 ) -> Iterator[Piece]:
     """Pieces around random voxels, in random slices of each patient, the same number of each.
 
@@ -48,13 +50,14 @@ def normal_pieces(
         sizes: in voxels, at least one, of which each piece has one.
         number: of pieces, over all patients; rounded up for each of them, and fewer if a patient has fewer slices.
         rng: draws slices, sizes and places.
+        tell: gets the share of the patients who are done.
     """
     slices: dict[str, list[tuple[str, int]]] = {}
     for identifier in sorted(identifiers):
         for z, voxels in enumerate(cache.roles.normal_voxels(cache.facts[identifier].counts)):
             if voxels >= MIN_NORMAL:
                 slices.setdefault(patients[identifier], []).append((identifier, z))
-    for patient, of_patient in slices.items():
+    for patient, of_patient in telling(list(slices.items()), tell):
         for index in rng.permutation(len(of_patient))[: -(-number // len(slices))]:
             identifier, z = of_patient[index]
             places = np.argwhere(cache.roles.is_normal(np.asarray(cache.condition(identifier)[z])))

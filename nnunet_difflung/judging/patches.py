@@ -17,7 +17,7 @@ _PATCHES = 64  # maximum number of patches of a region, evenly spread
 _LEAST = 4  # minimum number of patches of a region that is compared
 _PERCENTILE = 90  # over a region's patches: rises if part of it is a copy, but not if one patch matches by chance
 _FLAT = 2e-3  # standard deviation in the normalised window (2 HU in CT's) below which there is no texture
-_CHUNK = 16_384  # training patches compared at a time
+_CHUNK = 2_048  # training patches compared at a time: what is computed of them fits into a processor's cache
 
 _offsets = np.indices((_EDGE, _EDGE)).reshape(2, -1).T - _EDGE // 2
 OFFSETS = _offsets[np.argsort(np.hypot(*_offsets.T), kind="stable")]  # (81, 2), nearest to the centre first
@@ -94,12 +94,11 @@ def compare_region(
     allowed = np.array([case not in exclude for case, _ in bank.slices])[bank.source]
     if len(centres) < _LEAST or not allowed.any():
         return None
-    best, match = np.full(len(centres), -1.0), np.zeros(len(centres), int)
-    for mirror in (1, -1):
-        patches, counted = _patches(values, region, centres, mirror, reference)
-        similarity, index = _best(patches, counted, bank, allowed)
-        better = similarity > best
-        best[better], match[better] = similarity[better], index[better]
+    both = [_patches(values, region, centres, mirror, reference) for mirror in (1, -1)]
+    patches, counted = (np.concatenate(parts, axis=-2) for parts in zip(*both, strict=True))
+    similarity, index = (found.reshape(2, -1) for found in _best(patches, counted, bank, allowed))
+    mirrored = (similarity[1] > similarity[0]).astype(int)
+    best, match = (np.choose(mirrored, found) for found in (similarity, index))
     figure = float(np.percentile(best, _PERCENTILE))
     votes = np.bincount(bank.source[match[best >= figure]], minlength=len(bank.slices))
     case, z = bank.slices[int(votes.argmax())]
@@ -143,21 +142,36 @@ def _patches(
 def _best(
     patches: np.ndarray, counted: np.ndarray, bank: ClassBank, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) highest correlation of each patch with the bank, the mean of channels with texture, and its index there."""
-    weight = counted.astype(np.float32)
-    centred = weight * (patches - (patches * weight).sum(-1, keepdims=True) / _VOXELS)
-    norm = np.maximum(np.linalg.norm(centred, axis=-1), _FLAT * _VOXELS**0.5)
+    """(n,) highest correlation of each patch with the bank, the mean of channels with texture, and its index there.
+
+    A correlation is a product of patches of unit length, of which the bank's depends on the grains that count. So its
+    length is computed once for all patches in which the same grains do.
+    """
+    used = counted.any(0)  # grains that count in no patch are left out of all products
+    weight = counted[:, used].astype(np.float32)
+    centred = weight * (patches[..., used] - (patches[..., used] * weight).sum(-1, keepdims=True) / _VOXELS)
+    own = centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), _FLAT * _VOXELS**0.5)
+    masks, of_patch = np.unique(weight, axis=0, return_inverse=True)
     best, index = np.full(len(weight), -1.0), np.zeros(len(weight), int)
     for start in range(0, len(allowed), _CHUNK):
-        chosen = start + np.flatnonzero(allowed[start : start + _CHUNK])
+        chosen = np.flatnonzero(allowed[start : start + _CHUNK])
         if not len(chosen):
             continue
         similarity = np.zeros((len(weight), len(chosen)), np.float32)
-        for own, length, others in zip(centred, norm, bank.patches[:, chosen], strict=True):
-            square = weight @ (others**2).T - (weight @ others.T) ** 2 / _VOXELS
-            similarity += (own @ others.T) / (length[:, None] * np.sqrt(np.maximum(square, _FLAT**2 * _VOXELS)))
+        for of_channel, all_others in zip(own, bank.patches[:, start : start + _CHUNK], strict=True):
+            others = all_others[np.ix_(chosen, used)]
+            similarity += (of_channel @ others.T) / _lengths(masks, others)[of_patch.reshape(-1)]
         at = similarity.argmax(1)
         highest = similarity[np.arange(len(at)), at] / bank.textured
         better = highest > best
-        best[better], index[better] = highest[better], chosen[at[better]]
+        best[better], index[better] = highest[better], start + chosen[at[better]]
     return best, index
+
+
+def _lengths(masks: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """(m, n) lengths of (n, k) patches whose mean is subtracted, over the grains of each of (m, k) masks."""
+    square, mean = masks @ (patches**2).T, masks @ patches.T  # large: no further array of their size
+    np.square(mean, out=mean)
+    mean /= _VOXELS
+    square -= mean
+    return np.sqrt(np.maximum(square, _FLAT**2 * _VOXELS, out=square), out=square)

@@ -27,6 +27,7 @@ from nnunet_difflung.judging.gate import (
     rounded,
 )
 from nnunet_difflung.judging.normal_pieces import MIN_NORMAL, Piece, normal_pieces
+from nnunet_difflung.runtime.progress import Tell, nobody
 
 NAME = "placebo"  # of the only row of a placebo case's quality
 _PIECES = 200  # number of pieces of normal lung, over all patients
@@ -57,6 +58,7 @@ def lung_reference(
     windows: Sequence[Sequence[float]],
     seed: int,
     judged: Sequence[int] | None = None,
+    tell: Tell = nobody,
 ) -> LungReference | None:
     """The reference of normal lung from round pieces of it, the same number of each patient.
 
@@ -67,6 +69,7 @@ def lung_reference(
         windows: the generator's.
         seed: chooses the pieces.
         judged: numbers of the channels that are painted, not set; None for all.
+        tell: gets the share of the work that is done.
 
     Returns:
         None if no slice has enough normal lung for a piece.
@@ -76,7 +79,7 @@ def lung_reference(
     sizes = [n for i in identifiers for name in roles.pathologies for n in facts[i].counts[name] if n >= MIN_VOXELS]
     regions: list[Region] = []
     of_patients: list[str] = []
-    for piece in normal_pieces(cache, identifiers, patients, sizes or [MIN_NORMAL], _PIECES, rng):
+    for piece in normal_pieces(cache, identifiers, patients, sizes or [MIN_NORMAL], _PIECES, rng, tell):
         regions.append(_region(cache, piece, windows, rng))
         of_patients.append(piece.patient)
     if not regions:

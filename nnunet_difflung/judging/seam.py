@@ -21,6 +21,7 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.judging.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.preparing.application import AppliedCase, painted_region
+from nnunet_difflung.runtime.progress import Tell, nobody, telling
 
 _FEWEST = 8  # pairs of neighbours; with fewer a case is not measured
 _SLICES = 8  # of a real case that are looked at for a class, about
@@ -133,6 +134,7 @@ def real_seams(
     patients: Mapping[str, str],
     sampling: SamplingConfig,
     windows: Sequence[Sequence[float]],
+    tell: Tell = nobody,
 ) -> dict[str, list[float]]:
     """Class → for each channel the step as far from real lesions as painting would end, to that of other normal lung.
 
@@ -144,10 +146,11 @@ def real_seams(
         patients: case id → patient.
         sampling: settings of painting; without a margin there is nothing to measure.
         windows: of the generator; intensities are clipped to them.
+        tell: gets the share of the work that is done.
     """
     found: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     composite, roles = replace(sampling, paint="composite"), cache.roles
-    for identifier in sorted(identifiers) if sampling.margin else ():
+    for identifier in telling(sorted(identifiers) if sampling.margin else (), tell):
         image, condition, counts = cache.image(identifier), cache.condition(identifier), cache.facts[identifier].counts
         for name in roles.pathologies:
             holding = np.flatnonzero(np.asarray(counts[name]) >= _FEWEST)

@@ -158,14 +158,17 @@ def synthesize_fold(
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references, lung, continuity, seams = None, {}, None, {}, {}
     if sampling.memorised != "off":
-        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, progress)
+        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, progress, threads)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
-        references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
-        continuity = continuity_reference(fold.cache, training, fold.raw.patients, windows)
-        seams = real_seams(fold.cache, training, fold.raw.patients, sampling, windows)
-        if fold.plan.placebos:
-            lung = lung_reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
+        known = (fold.cache, training, fold.raw.patients)
+        with told(f"fold {fold.number}: measuring real lesions", progress) as tell:
+            of_classes, along_z, at_edges, of_lung = parts(tell, 3, 3, 3, 1 if fold.plan.placebos else 0)
+            references = reference(*known, windows, seed, judged, of_classes)
+            continuity = continuity_reference(*known, windows, along_z)
+            seams = real_seams(*known, sampling, windows, at_edges)
+            if fold.plan.placebos:
+                lung = lung_reference(*known, windows, seed, judged, of_lung)
     selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
     synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity, seams)
     return synthesis, synthesize(synthesis, progress, share, threads)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from nnunet_difflung.runtime.parallel import bar
 
+Item = TypeVar("Item")
 Tell = Callable[[float], None]  # gets the share of the work that is done, 0 to 1
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
@@ -14,6 +16,15 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
 
 def nobody(done: float) -> None:
     """Tells nobody."""
+
+
+def telling(items: Sequence[Item], tell: Tell) -> Iterator[Item]:
+    """The items; tells after each one how many of them are done."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        tell(number / len(items))
+    if not items:
+        tell(1.0)
 
 
 def parts(tell: Tell, *weights: float) -> list[Tell]:

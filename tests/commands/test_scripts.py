@@ -163,14 +163,13 @@ def test_a_command_that_fails_says_what_its_stages_took(tmp_path, monkeypatch, c
     assert list(recorded_seconds()) == on_record
 
 
-def test_planning_and_adding_show_progress_after_two_seconds(tmp_path, monkeypatch):
-    bars, moved = [], []
+def test_stages_without_a_count_show_progress_after_two_seconds(tmp_path, monkeypatch):
+    bars, moved = [], {}
 
     def recorded(items=None, visible=True, desc="", delay=0, **options):
         bars.append((desc, visible, delay))
         shown = bar(items, visible=visible, desc=desc, delay=delay, **options)
-        if desc == "planning":
-            monkeypatch.setattr(shown, "update", moved.append)
+        monkeypatch.setattr(shown, "update", moved.setdefault(desc, []).append)
         return shown
 
     folders = prepared(tmp_path, monkeypatch)
@@ -179,10 +178,12 @@ def test_planning_and_adding_show_progress_after_two_seconds(tmp_path, monkeypat
         monkeypatch.setattr(module, "bar", recorded)
     with pytest.raises(SystemExit):
         augment(AUGMENT)
-    assert bars == [("planning", True, 2), ("adding cases", True, 2)]
-    assert len(moved) > 3
-    assert all(move > 0 for move in moved)
-    assert sum(moved) == pytest.approx(100)
+    measuring = "fold 0: measuring real lesions"
+    assert bars == [("planning", True, 2), (measuring, True, 2), ("adding cases", True, 2)]
+    for name in ("planning", measuring):
+        assert len(moved[name]) > 3
+        assert all(move > 0 for move in moved[name])
+        assert sum(moved[name]) == pytest.approx(100)
 
 
 def test_every_stage_is_in_the_docs():

@@ -10,6 +10,7 @@ import pytest
 from nnunet_difflung.judging import gate
 from nnunet_difflung.judging.contrast import fit_contrast
 from nnunet_difflung.judging.gate import measure, passes, pooled, reference, region_of, with_unpainted
+from nnunet_difflung.judging.normal_pieces import normal_pieces
 from nnunet_difflung.judging.verdict import judge, upper_bound
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.telling.quality import describe_quality, faults
@@ -54,6 +55,20 @@ def painted(mean: float, sd: float = 30.0, voxels: int = 150, seed: int = 1, lun
     image = np.stack([mean + sd * rng.standard_normal(voxels), lung + 30 * rng.standard_normal(voxels)])[None, None]
     region = np.broadcast_to(np.array([True, False])[None, :, None], image.shape[1:])
     return region_of(image, region, ~region, WINDOWS)
+
+
+def test_pieces_of_normal_lung_are_as_large_as_lesions_of_which_only_a_part_is_kept(monkeypatch):
+    seen = []
+
+    def recorded(*arguments):
+        for piece in normal_pieces(*arguments):
+            seen.append(len(piece.inside))
+            yield piece
+
+    monkeypatch.setattr(gate, "normal_pieces", recorded)
+    known = Cache(6, voxels=3 * gate.PER_SLICE).reference()
+    assert known["ILD"].channels[0].values.size == 6 * gate.PER_SLICE
+    assert set(seen) == {3 * gate.PER_SLICE // 2}  # the half of a slice's lung, which is as large as a lesion
 
 
 @pytest.mark.parametrize("cases", [1, 2, 3, 20])

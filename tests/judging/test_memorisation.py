@@ -219,6 +219,30 @@ def test_correlation_is_numpys(reference):
         assert value == pytest.approx(max(every), abs=1e-3)
 
 
+def test_only_the_allowed_patches_are_searched_in_any_number_at_a_time(reference, monkeypatch):
+    rng = np.random.default_rng(1)
+    patches, bank = rng.normal(size=(1, 4, 81)).astype(np.float32), reference.classes["emphysema"]
+    counted = np.repeat(rng.permuted(np.arange(81) < 32 * np.ones((2, 1)), axis=1), 2, axis=0)  # two share their grains
+    allowed = rng.random(len(bank.source)) < 0.1
+    best, index = memorisation_patches._best(patches, counted, bank, allowed)
+    assert allowed[index].all()
+    for patch, mask, value, at in zip(patches[0], counted, best, index, strict=True):
+        every = np.array([np.corrcoef(patch[mask], other[mask])[0, 1] for other in bank.patches[0]])
+        assert at == np.where(allowed, every, -1).argmax()
+        assert value == pytest.approx(every[at], abs=1e-3)
+    monkeypatch.setattr(memorisation_patches, "_CHUNK", 7)
+    again, same = memorisation_patches._best(patches, counted, bank, allowed)
+    np.testing.assert_allclose(again, best, atol=1e-5)
+    assert (same == index).all()
+
+
+def test_threads_measure_the_same_real_regions(reference):
+    cache = Cache()
+    threaded = real_to_real(cache, list(cache.images), cache.patients, WINDOWS, 0, threads=3)
+    for name, bank in cache.reference().classes.items():
+        np.testing.assert_array_equal(threaded.classes[name].real, bank.real)
+
+
 def test_the_threshold_is_the_99th_percentile_of_real_lesions(reference):
     for name, bank in reference.classes.items():
         assert len(bank.real) >= 10, name

@@ -67,3 +67,11 @@ def test_parts_take_their_shares_of_the_whole():
         tell(0.5)
         tell(1)
     assert seen == pytest.approx([0.125, 0.25, 0.25, 0.25, 0.625, 1])
+
+
+def test_items_tell_how_many_of_them_are_done():
+    seen = []
+    assert list(progress.telling("abcd", seen.append)) == list("abcd")
+    assert seen == [0.25, 0.5, 0.75, 1]
+    assert list(progress.telling("", seen.append)) == []
+    assert seen[4:] == [1]
