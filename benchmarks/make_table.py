@@ -9,6 +9,7 @@ import argparse
 import re
 from pathlib import Path
 
+from benchmarks.sizes import sizes_table
 from nnunet_difflung.runtime.files import read_json, write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -78,6 +79,7 @@ def peer_table(content: dict) -> str:
 TABLES = (  # page below docs, marker, file in docs/results, what makes the table
     ("performance.md", "speed", "speed", table),
     ("performance.md", "gpu speed", "gpu_speed", table),
+    ("results/stages.md", "sizes", "stage_sizes", sizes_table),
     ("results/networks.md", "networks", "networks_64_cpu", network_table),
     ("results/networks.md", "equal steps", "networks_64_steps_cpu", network_table),
     ("results/peer.md", "peer", "peer_lidc", peer_table),
