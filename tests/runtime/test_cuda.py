@@ -1,4 +1,4 @@
-"""What only a CUDA card can show; skipped without one. ``make gpu`` runs these first."""
+"""What only a CUDA card can show; ``make gpu`` runs these first. Without a card, only what a CPU can rehearse runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.config import METHOD, SamplingConfig
 from nnunet_difflung.generator import steps as train_step
 from nnunet_difflung.generator.families import diffusion, trained_family_of
 from nnunet_difflung.generator.sampling import paint_batch
@@ -19,7 +19,9 @@ from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.runtime import device as device_speed
 from tests.support.generators import CBMAT, TINY, logged
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEFAULT = METHODS[METHOD]
 HU = 1000.0  # of one unit of the network's range, [−1, 1]
 TRAINED = replace(TINY, channels=(16, 32), patch_size=32, epochs=60)
 
@@ -32,8 +34,16 @@ def masks_and_noise(conditions: int, size: int = 32, n: int = 4) -> tuple[torch.
     return condition.expand(n, -1, -1, -1).contiguous(), torch.randn(n, 1, size, size, generator=source)
 
 
+def surroundings(method: Method, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a method that fills a region of a real image needs besides: the image, here a ramp, and what of it stays."""
+    if METHODS[method.generator].family != "context":
+        return {}
+    ramp = torch.linspace(-0.9, 0.1, noise.shape[-1], device=noise.device).expand_as(noise)
+    return {"known": ramp, "is_known": ramp < -0.4}
+
+
 def painted(
-    folder: Path, device: str, precision: str = "fp32", sampler: str = "ddim", method: Method = CBMAT
+    folder: Path, device: str, precision: str = "fp32", sampler: str = "ddim", method: Method = DEFAULT
 ) -> torch.Tensor:
     """(n, 1, h, w) in [−1, 1] on the CPU, from the same masks and noise on every device."""
     generator = load_generator(folder, device)
@@ -44,6 +54,7 @@ def painted(
         SamplingConfig(steps=10, precision=precision, sampler=sampler),
         condition.to(device),
         noise.to(device),
+        **surroundings(method, noise.to(device)),
         sources=[torch.Generator().manual_seed(i) for i in range(len(noise))],
     )
     assert image.device.type == device
@@ -56,16 +67,17 @@ def test_every_generator_trains_and_paints(data, tmp_path, method, precision):
     if METHODS[method].family == "gan":
         pytest.importorskip("monai")
     config = replace(TINY, precision=precision, discriminator_channels=8)
-    train_generator(data, METHODS[method], config, tmp_path / "g", "cuda", progress=False)
-    image = painted(tmp_path / "g", "cuda", precision, method=METHODS[method])
+    train_generator(data, METHODS[method], config, tmp_path / "g", DEVICE, progress=False)
+    image = painted(tmp_path / "g", DEVICE, precision, method=METHODS[method])
     assert image.isfinite().all()
     assert image.abs().max() <= 1
     assert image.std() > 0
 
 
+@needs_card
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
 def test_cuda_and_bf16_paint_what_the_cpu_paints_in_fp32(data, tmp_path, sampler):
-    train_generator(data, CBMAT, TRAINED, tmp_path / "g", "cuda", progress=False)
+    train_generator(data, DEFAULT, TRAINED, tmp_path / "g", "cuda", progress=False)
     expected = painted(tmp_path / "g", "cpu", sampler=sampler)
     for precision, near in (("fp32", 5), ("bf16", 20)):
         apart = HU * (painted(tmp_path / "g", "cuda", precision, sampler) - expected)
@@ -76,25 +88,28 @@ def test_cuda_and_bf16_paint_what_the_cpu_paints_in_fp32(data, tmp_path, sampler
 
 def losses_of(data, config, folder: Path, monkeypatch, compiling: bool) -> list[float]:
     monkeypatch.setattr(diffusion, "worth_compiling", lambda device, steps: compiling)
-    train_generator(data, CBMAT, config, folder, "cuda", progress=False)
+    train_generator(data, DEFAULT, config, folder, "cuda", progress=False)
     return [row["loss"] for row in logged(folder)]
 
 
+@needs_card
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc"])
 def test_replayed_passes_paint_what_single_ones_paint_whatever_was_painted_before(data, tmp_path, sampler):
-    train_generator(data, CBMAT, TRAINED, tmp_path / "g", "cuda", progress=False)
+    train_generator(data, DEFAULT, TRAINED, tmp_path / "g", "cuda", progress=False)
     generator = load_generator(tmp_path / "g", "cuda")
     single = replace(generator, ready={"fp32": generator.network})
     sampling = SamplingConfig(steps=5, sampler=sampler)
     for n, size in ((2, 32), (1, 64), (2, 32), (3, 48)):
         condition, noise = (part.to("cuda") for part in masks_and_noise(len(generator.conditions), size, n))
-        one, other = (paint_batch(CBMAT, g, sampling, condition, noise) for g in (generator, single))
+        around = surroundings(DEFAULT, noise)
+        one, other = (paint_batch(DEFAULT, g, sampling, condition, noise, **around) for g in (generator, single))
         assert (one - other).abs().max() < 1e-3
     replayed = generator.ready["fp32"]
     assert isinstance(replayed, device_speed.Replayed)
     assert len(replayed.recorded) == 3
 
 
+@needs_card
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_network_learns_what_the_eager_one_learns(data, tmp_path, monkeypatch, precision, capsys):
     config = replace(TINY, channels=(16, 32), epochs=12, precision=precision)
@@ -104,6 +119,7 @@ def test_a_compiled_network_learns_what_the_eager_one_learns(data, tmp_path, mon
     assert fast == pytest.approx(eager, rel=0.02 if precision == "fp32" else 0.1)
 
 
+@needs_card
 def test_a_batch_that_the_card_does_not_hold_is_done_in_parts():
     config = replace(TINY, channels=(64, 64), patch_size=256, batch_size=16)
     device, total = torch.device("cuda"), torch.cuda.get_device_properties(0).total_memory
@@ -126,15 +142,17 @@ def test_a_batch_that_the_card_does_not_hold_is_done_in_parts():
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@needs_card
 def test_an_interrupted_training_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     config = replace(TINY, epochs=6)
-    train_generator(data, CBMAT, config, tmp_path / "plain", "cuda", progress=False)
-    train_generator(data, CBMAT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0, stop_after=5)
-    train_generator(data, CBMAT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0)
+    train_generator(data, DEFAULT, config, tmp_path / "plain", "cuda", progress=False)
+    train_generator(data, DEFAULT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0, stop_after=5)
+    train_generator(data, DEFAULT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0)
     assert load_generator(tmp_path / "plain").hash == load_generator(tmp_path / "resumed").hash
 
 
+@needs_card
 def test_bf16_is_the_usual_precision_of_a_card_that_computes_in_it():
     able = torch.cuda.get_device_capability()[0] >= 8
     assert device_speed.usual_precision("cuda") == ("bf16" if able else "fp32")
