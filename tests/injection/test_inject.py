@@ -234,8 +234,23 @@ def test_a_removal_while_another_fold_is_painted_takes_no_folds_away(folders, tm
     assert tree_hashes(*folders) == before
 
 
-def test_a_run_puts_back_what_a_removal_took_away_while_it_painted(folders, monkeypatch):
-    """The whole command: it has staged the fingerprint, and read the folds, before it paints."""
+def test_cases_are_already_there_whatever_cases_of_other_folds_are_excluded(folders):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+
+    def inject_without(*excluded: str) -> None:
+        inject(raw, cases, run | {"settings": run["settings"] | {"sampling": {"exclude": list(excluded)}}})
+
+    inject_without("difflung_cbmat_f1_0000")
+    before = tree_hashes(*folders)
+    inject_without("difflung_cbmat_f1_0000", "difflung_cbmat_f1_0001")
+    assert tree_hashes(*folders) == before
+    with pytest.raises(BadInput, match="other settings"):
+        inject_without("difflung_cbmat_f0_0007")
+
+
+def test_a_run_puts_back_what_a_removal_took_away_before_it_added_cases(folders, monkeypatch):
+    """The whole command: it has staged the fingerprint, and read the folds, before it adds its cases."""
     from nnunet_difflung.injection import inject as module
     from nnunet_difflung.pipeline import augment as stages
 
@@ -247,14 +262,14 @@ def test_a_run_puts_back_what_a_removal_took_away_while_it_painted(folders, monk
     before = tree_hashes(*folders[:2])
     copy = ["-d", "801", "--method", "copy_paste", "--max-synthetic", "1", "--gate", "report", "--memorised", "off"]
     augment([*copy, "-f", "0", "-device", "cpu", "-np", "1"])
-    paint = stages.synthesize_fold
+    record = stages.record_painted
 
-    def painted_while_all_is_removed(*arguments, **options):
+    def recorded_while_all_is_removed(*arguments):
         remove("801")
         assert tree_hashes(*folders[:2]) == before
-        return paint(*arguments, **options)
+        record(*arguments)
 
-    monkeypatch.setattr(stages, "synthesize_fold", painted_while_all_is_removed)
+    monkeypatch.setattr(stages, "record_painted", recorded_while_all_is_removed)
     augment([*copy, "-f", "1", "-device", "cpu", "-np", "1"])
     assert len(read_json(raw.preprocessed / "dataset_fingerprint.json")["spacings"]) == len(raw.cases)
     assert read_json(raw.folder / "splits_final.json")[0] == raw.splits[0]
