@@ -87,7 +87,7 @@ def test_ids_and_names():
     assert paths.dataset_id("Dataset007_Lung") == 7
     names = ["Dataset007_Lung", "Dataset070_Lung"]
     assert paths.meant("7", names) == paths.meant("007", names) == paths.meant(names[0], names) == names[:1]
-    assert paths.meant("Lung", names) == []
+    assert paths.meant("Lung", names) == paths.meant("²", names) == []
 
 
 def test_a_dataset_that_is_only_preprocessed_has_a_name(folders, monkeypatch):
@@ -132,6 +132,7 @@ def test_folders_of_this_package(folders, monkeypatch):
     assert paths.our_folders("Dataset801_Tiny") == [results / "DiffLung__cache", results / "DiffLung__mat"]
     (results / "DiffLung__mat" / "fold_notes.txt").touch()
     assert paths.fold_folders(results / "DiffLung__mat") == [results / "DiffLung__mat" / "fold_all"]
+    assert [paths.fold_of(results / name) for name in ("fold_2", "fold_all", "fold_²")] == [2, "all", "²"]
     monkeypatch.delenv("nnUNet_results")
     assert paths.our_folders("Dataset801_Tiny") == []
 

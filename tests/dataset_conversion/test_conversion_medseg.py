@@ -275,8 +275,14 @@ def spoil_file(source: Path) -> str:
     return "rp_im/2.nii.gz cannot be read"
 
 
+def spoil_name(source: Path) -> str:
+    for folder in source.iterdir():
+        (folder / "2.nii.gz").rename(folder / "².nii.gz")  # a digit of which int() makes nothing
+    return "².nii.gz: expected the number of a patient"
+
+
 @pytest.mark.parametrize(
-    "spoil", [spoil_missing, spoil_folder, spoil_geometry, spoil_shape, spoil_label, spoil_hu, spoil_file]
+    "spoil", [spoil_missing, spoil_folder, spoil_geometry, spoil_shape, spoil_label, spoil_hu, spoil_file, spoil_name]
 )
 def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil):
     message = spoil(source)

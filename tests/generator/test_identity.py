@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import SimpleITK as sitk
@@ -29,6 +30,8 @@ from nnunet_difflung.generator.training import has_unknown_spacing, resolve, spa
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.pipeline import augment as augment_module
+from nnunet_difflung.pipeline.fold import note_unknown_spacing, record_training_files
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from tests.support.commands import AS_EARLIER, OPTIONS, prepared
 from tests.support.generators import CBMAT, TINY, open_data
@@ -365,7 +368,9 @@ def test_a_generator_trained_on_regions_is_refused_once_a_header_was_corrected(d
     train_generator(now, CBMAT, TINY, tmp_path / "cbmat", progress=False)  # it never sees the size of voxels
 
 
-def test_a_card_that_does_not_say_the_spacing_is_accepted_and_completed_if_the_files_are_the_same(data, tmp_path):
+def test_a_card_that_does_not_say_the_spacing_is_accepted_and_completed_if_the_files_are_the_same(
+    data, tmp_path, capsys
+):
     method, config = METHODS["difflung"], resolve(METHODS["difflung"], TINY, data)
     train_generator(data, method, TINY, tmp_path, progress=False)
     card = read_json(tmp_path / CARD)
@@ -379,12 +384,25 @@ def test_a_card_that_does_not_say_the_spacing_is_accepted_and_completed_if_the_f
     now = with_spacing(data, 1.25)
     train_generator(now, method, TINY, tmp_path, progress=False)
     assert has_unknown_spacing(now, method, TINY, tmp_path)
+    fold = SimpleNamespace(method=method, data=now, folder=tmp_path, settings=SimpleNamespace(generator=TINY))
     for _ in range(2):
-        record_files(tmp_path, now.files(), spacing_of(now, method, config))
+        record_training_files(fold)
         assert read_json(tmp_path / CARD)["spacing"] is None, "nobody knows it"
         assert has_unknown_spacing(now, method, TINY, tmp_path)
+    note_unknown_spacing([fold])
+    assert f"{tmp_path}: trained by an earlier version, which did not record how large" in capsys.readouterr().err
     train_generator(now, method, TINY, tmp_path, progress=False)
-    assert not has_unknown_spacing(now, CBMAT, TINY, tmp_path)
+    fold.method = CBMAT
+    note_unknown_spacing([fold])
+    assert "earlier version" not in capsys.readouterr().err
+
+
+def test_a_run_notes_which_generators_may_have_learned_another_spacing(tmp_path, monkeypatch):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=4, slices=1, folds=2)
+    noted = []
+    monkeypatch.setattr(augment_module, "note_unknown_spacing", lambda folds: noted.extend(f.number for f in folds))
+    main(["-d", "801", "-f", "0", "1", "--method", "copy_paste", "--max-synthetic", "1", "--gate", "report"])
+    assert noted == [0, 1]
 
 
 def test_a_generator_is_used_on_if_a_case_was_only_written_again(data, tmp_path):

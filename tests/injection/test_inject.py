@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_difflung.audit.audit import audit_dataset
+from nnunet_difflung.commands.augment import main as augment
 from nnunet_difflung.commands.remove import entry
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.splits import is_synthetic
@@ -231,6 +232,50 @@ def test_a_removal_while_another_fold_is_painted_takes_no_folds_away(folders, tm
     assert audit_dataset(raw.name, deep=True) == []
     remove("801")
     assert tree_hashes(*folders) == before
+
+
+def test_cases_are_already_there_whatever_cases_of_other_folds_are_excluded(folders):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+
+    def inject_without(*excluded: str) -> None:
+        inject(raw, cases, run | {"settings": run["settings"] | {"sampling": {"exclude": list(excluded)}}})
+
+    inject_without("difflung_cbmat_f1_0000")
+    before = tree_hashes(*folders)
+    inject_without("difflung_cbmat_f1_0000", "difflung_cbmat_f1_0001")
+    assert tree_hashes(*folders) == before
+    with pytest.raises(BadInput, match="other settings"):
+        inject_without("difflung_cbmat_f0_0007")
+
+
+def test_a_run_puts_back_what_a_removal_took_away_before_it_added_cases(folders, monkeypatch):
+    """The whole command: it has staged the fingerprint, and read the folds, before it adds its cases."""
+    from nnunet_difflung.injection import inject as module
+    from nnunet_difflung.pipeline import augment as stages
+
+    def extract(raw: RawDataset, target: Path, _: int) -> None:
+        write_json(target, {"spacings": [[5.0, 0.8, 0.8]] * len(raw.cases)})
+
+    monkeypatch.setattr(module, "extract", extract)
+    raw = _open(folders, splits=False)
+    before = tree_hashes(*folders[:2])
+    copy = ["-d", "801", "--method", "copy_paste", "--max-synthetic", "1", "--gate", "report", "--memorised", "off"]
+    augment([*copy, "-f", "0", "-device", "cpu", "-np", "1"])
+    record = stages.record_painted
+
+    def recorded_while_all_is_removed(*arguments):
+        remove("801")
+        assert tree_hashes(*folders[:2]) == before
+        record(*arguments)
+
+    monkeypatch.setattr(stages, "record_painted", recorded_while_all_is_removed)
+    augment([*copy, "-f", "1", "-device", "cpu", "-np", "1"])
+    assert len(read_json(raw.preprocessed / "dataset_fingerprint.json")["spacings"]) == len(raw.cases)
+    assert read_json(raw.folder / "splits_final.json")[0] == raw.splits[0]
+    assert audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders[:2]) == before
 
 
 def _visible(folders: tuple[Path, ...]) -> dict[str, str]:

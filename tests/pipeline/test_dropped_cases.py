@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from nnunet_difflung.commands.augment import main
 from nnunet_difflung.config import preset
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline.preflight import refuse_undertrained
+from tests.support.tiny import make_dataset
 
 FAILS = {"quality": {"ILD": {"passes": False}}, "memorisation": {}}
 COPIED = {"quality": {}, "memorisation": {"ILD": {"above_real_p99": True}}}
@@ -71,3 +74,21 @@ def test_a_method_that_is_not_trained_has_no_epochs():
     said = refused([COPIED] * 4, "drop", "copy_paste")
     assert "--epochs" not in said
     assert "Either add patients, or inject them anyway with --memorised report" in said
+
+
+@pytest.mark.usefixtures("fingerprint", "no_fsync")
+def test_a_run_gives_the_remedy_all_its_folds(folders, monkeypatch):
+    make_dataset(folders[0], patients=4, slices=1, folds=2)
+    given = []
+    monkeypatch.setattr(augment_module, "refuse_undertrained", lambda fold, _, of_run: given.append(of_run))
+    copy = ["-d", "801", "--method", "copy_paste", "--max-synthetic", "1", "--gate", "report", "--memorised", "off"]
+    main([*copy, "-f", "0", "1", "-device", "cpu", "-np", "1"])
+    assert given == [[0, 1], [0, 1]]
+
+
+def test_neither_placebos_nor_what_a_reader_excluded_decide_why_cases_were_dropped():
+    of_reader, placebo = FAILS | {"excluded": True}, FAILS | {"placebo_quality": {}}
+    for others in ([of_reader] * 2, [placebo] * 3, [placebo | {"excluded": True}] * 3):
+        said = refused([COPIED, COPIED, *others], "drop")
+        planned = 2 if others[0] is of_reader else 4
+        assert f"{planned} of {planned} cases resemble training slices too closely" in said
