@@ -152,24 +152,27 @@ def synthesize_fold(
 ) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
     begins(f"fold {fold.number}: painting")
+    share = share or Share()
+    visible, own_threads = progress and share.main, max(1, threads // share.number)
     generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
-    _tidy(fold, share or Share())
+    _tidy(fold, share)
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references, lung, continuity, seams = None, {}, None, {}, {}
     if sampling.memorised != "off":
-        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, progress, threads)
+        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, visible, own_threads)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         known = (fold.cache, training, fold.raw.patients)
-        with told(f"fold {fold.number}: measuring real lesions", progress) as tell:
+        with told(f"fold {fold.number}: measuring real lesions", visible) as tell:
             of_classes, along_z, at_edges, of_lung = parts(tell, 3, 3, 3, 1 if fold.plan.placebos else 0)
             references = reference(*known, windows, seed, judged, of_classes)
             continuity = continuity_reference(*known, windows, along_z)
             seams = real_seams(*known, sampling, windows, at_edges)
             if fold.plan.placebos:
                 lung = lung_reference(*known, windows, seed, judged, of_lung)
-    selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
+            tell(1.0)
+    selection = _selection(fold, device, progress, share) if sampling.candidates > 1 else None
     synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity, seams)
     return synthesis, synthesize(synthesis, progress, share, threads)
 
