@@ -283,8 +283,8 @@ def _check_spacing(case: Case, shape: Sequence[int], header: dict) -> None:
         for key, values in header.get(name, {}).items():
             if not isinstance(values, str) and not np.isfinite(np.asarray(values, float)).all():
                 raise BadInput(
-                    f"{case.images[0]}: {key} {np.round(values, 3).tolist()} is not finite; correct it in the headers of "
-                    f"image and label"
+                    f"{case.images[0]}: {key} {np.round(values, 3).tolist()} is not finite; correct it in the headers "
+                    f"of image and label"
                 )
     if found := impossible_voxels(case.images[0], tuple(map(float, spacing[::-1]))):
         raise BadInput(
