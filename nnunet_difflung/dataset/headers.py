@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,8 @@ import SimpleITK as sitk
 
 _BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 2, sitk.sitkInt16: 2}  # as the cache stores them; any other may need 4
 _MOST_BYTES = 4
+_NIFTI_1 = 348  # bytes of such a header, which begins with this number
+_GZIP = b"\x1f\x8b"
 MM, COSINES = 1e-2, 1e-3  # how far two files of a case may differ in place and in direction: 0.3 mm at 300 mm
 
 _SPACING = 1e-4  # relative difference up to which two voxels have the same size
@@ -103,3 +109,45 @@ def shape_and_bytes(path: str | Path) -> tuple[tuple[int, ...], int]:
     except RuntimeError:  # whoever reads its voxels says what is wrong
         return (), _MOST_BYTES
     return reader.GetSize()[:3], _BYTES.get(reader.GetPixelID(), _MOST_BYTES)
+
+
+def has_four_axes(path: str | Path) -> bool:
+    """Whether an image file holds several volumes; not if its header cannot be read."""
+    try:
+        return _information(path).GetDimension() == 4
+    except RuntimeError:
+        return False
+
+
+def impossible_voxels(path: str | Path, read: Sequence[float]) -> str:
+    """The axis along which a NIfTI header says 0 or no number for the size of a voxel, as text; empty if there is none.
+
+    Readers take another size for it, mostly 1 mm. One that agrees with the header's sform is believed, and so is
+    whatever they take along an axis with a single voxel.
+
+    Args:
+        path: an image; of another format than NIfTI-1 nothing is said.
+        read: (x, y, z) spacing in mm as the reader gave it.
+    """
+    if not str(path).lower().endswith((".nii", ".nii.gz")):
+        return ""
+    with open(path, "rb") as file:
+        header = file.read(_NIFTI_1)
+    if header.startswith(_GZIP):
+        with gzip.open(path) as unpacked:
+            header = unpacked.read(_NIFTI_1)
+    is_whole = len(header) == _NIFTI_1
+    order = next((o for o in "<>" if is_whole and struct.unpack_from(f"{o}i", header)[0] == _NIFTI_1), None)
+    if order is None:
+        return ""
+    shape = struct.unpack_from(f"{order}8h", header, 40)[1:4]
+    sizes = struct.unpack_from(f"{order}8f", header, 76)[1:4]
+    if all(math.isfinite(size) and size for size in sizes):
+        return ""
+    has_sform = struct.unpack_from(f"{order}h", header, 254)[0] > 0
+    steps = np.linalg.norm(np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4))[:, :3], axis=0)
+    for axis, n, size, step, mm in zip("xyz", shape, sizes, steps, read, strict=True):
+        is_size = math.isfinite(size) and size != 0
+        if n > 1 and not is_size and not (has_sform and math.isclose(step, mm, rel_tol=1e-3)):
+            return f"{axis} is {size:g} mm, of which nnU-Net's reader makes {mm:g} mm"
+    return ""

@@ -13,7 +13,7 @@ import numpy as np
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from skimage.filters import threshold_otsu
 
-from nnunet_difflung.dataset.headers import COSINES, MM, other_grid
+from nnunet_difflung.dataset.headers import COSINES, MM, has_four_axes, impossible_voxels, other_grid
 from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.orientation import directions
@@ -185,6 +185,10 @@ def _hash_of_voxels(*arrays: np.ndarray) -> str:
 
 
 def _channel_remedy(case: Case, channels: int, expected: int) -> str:
+    if many := [file for file in case.images if has_four_axes(file)]:
+        whose = "it is a 4D file" if len(case.images) == 1 else f"{many[0]} is a 4D file"
+        volumes = f" with {channels} volumes" if len(case.images) == 1 else ""
+        return f"{whose}{volumes}: save the volume of each channel as a file of its own, which ends in _XXXX"
     if len(case.images) == 1 and channels > 1:  # a picture in colours
         return f"name all {channels} channels of the picture in channel_names, or save the pictures in grey"
     if channels < expected:
@@ -227,11 +231,11 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
             f"resample the label onto the image's grid"
         )
 
+    _check_spacing(case, image.shape[1:], of_image)
     if label.shape != image.shape[1:]:
         refuse("shape", label.shape, image.shape[1:])
     if not _close(of_image["spacing"], of_label["spacing"], rtol=1e-3):
         refuse("spacing", numbers(of_label["spacing"]), numbers(of_image["spacing"]))
-    _check_spacing(case, label.shape, of_image["spacing"])
     for family in ("sitk_stuff", "nibabel_stuff"):
         for key, expected in of_image.get(family, {}).items():
             found = of_label[family][key]
@@ -263,14 +267,28 @@ def _square(values: np.ndarray) -> np.ndarray:
     return values.reshape(side, side)
 
 
-def _check_spacing(case: Case, shape: Sequence[int], spacing: Sequence[float]) -> None:
-    """Refuses voxels of a size that no CT has: lesions are moved from case to case by their size in mm."""
+def _check_spacing(case: Case, shape: Sequence[int], header: dict) -> None:
+    """Refuses a header with values that are no numbers, or with voxels of a size that no CT has.
+
+    Lesions are moved from case to case by their size in mm.
+    """
+    spacing, listed = header["spacing"], " × ".join(f"{float(mm):g}" for mm in header["spacing"])
     of_axes = [float(mm) for mm, n in zip(spacing, shape, strict=True) if n > 1]
-    if not all(SMALLEST <= mm <= LARGEST for mm in of_axes):
-        listed = " × ".join(f"{float(mm):g}" for mm in spacing)
+    if not (all(SMALLEST <= mm <= LARGEST for mm in of_axes) and np.isfinite(spacing).all()):
         raise BadInput(
             f"{case.images[0]}: voxels of {listed} mm (z, y, x); expected {SMALLEST:g} to {LARGEST:g} mm along each "
             f"axis: correct the voxel size or its unit in the headers of image and label"
+        )
+    for name in ("sitk_stuff", "nibabel_stuff"):
+        for key, values in header.get(name, {}).items():
+            if not isinstance(values, str) and not np.isfinite(np.asarray(values, float)).all():
+                raise BadInput(
+                    f"{case.images[0]}: {key} {np.round(values, 3).tolist()} is not finite; correct it in the headers "
+                    f"of image and label"
+                )
+    if found := impossible_voxels(case.images[0], tuple(map(float, spacing[::-1]))):
+        raise BadInput(
+            f"{case.images[0]}: the header's voxel size along {found}; correct it in the headers of image and label"
         )
 
 

@@ -48,6 +48,7 @@ from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
     check_box,
+    check_configuration,
     check_names,
     folds_to_do,
     nothing_left_on_fault,
@@ -79,11 +80,12 @@ from nnunet_difflung.preparing.fold import Fold, all_works, discard_works
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
-from nnunet_difflung.runtime.messages import report, say, spent, stage
+from nnunet_difflung.runtime.messages import note, report, say, spent, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
 from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add, describe_result
+from nnunet_difflung.telling.next_commands import note_of_configuration
 from nnunet_difflung.telling.scripts import report_estimate, report_plan, report_result
 from nnunet_difflung.telling.selection import describe_cost
 
@@ -170,6 +172,8 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
         return
     if share.main:
         _introduce(raw)
+        if missing := note_of_configuration(raw, request.configuration):
+            note(missing)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
         warn_of_linked_datasets(raw)
     if request.dry_run:
@@ -254,6 +258,8 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
             raise
         check_names(raw, request.settings)
         check_box(raw, request.settings)
+        if thorough:
+            check_configuration(raw, request.configuration)
         settings = without_idle_options(raw, request.settings, thorough)
         folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, settings)
         if folds and thorough:

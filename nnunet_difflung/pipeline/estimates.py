@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import neighbours_of, total_steps
+from nnunet_difflung.painting.box import largest_box
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, cache_folder, nnunet_folder
 from nnunet_difflung.preparing.application import planned_region
 from nnunet_difflung.preparing.fold import Fold
@@ -83,25 +84,15 @@ def _seconds_of_segmenter(fold: Fold, device: str) -> float:
 
 def estimate_bytes(fold: Fold) -> tuple[int, int]:
     """Upper bounds of bytes needed in nnUNet_raw, and in nnUNet_results while painting."""
-    shapes = [(fold.facts[planned.host].shape, len(planned.slices)) for planned in fold.plan.cases]
-    box = fold.settings.sampling.box
-    depths = [
-        _depth(planned.slices, fold.facts[planned.host], box) if box else shape[0]
-        for planned, (shape, _) in zip(fold.plan.cases, shapes, strict=True)
-    ]
-    voxels = sum(depth * y * x for depth, ((_, y, x), _) in zip(depths, shapes, strict=True))
-    painted = sum(slices * y * x for (_, y, x), slices in shapes)
+    box, planned = fold.settings.sampling.box, fold.plan.cases
+    voxels = sum(math.prod(part.stop - part.start for part in largest_box(fold, case, box)) for case in planned)
+    painted = sum(len(case.slices) * math.prod(fold.facts[case.host].shape[1:]) for case in planned)
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
     sampling = fold.settings.sampling
     dropping = "drop" in (sampling.gate, sampling.memorised) or sampling.candidates > 1
     again = sampling.repaints if dropping and family_of(fold.method).varies else 0
     return cases, cases + painted * 4 * channels * sampling.candidates * (1 + again)
-
-
-def _depth(slices: Sequence[int], host: CaseFacts, box: float) -> int:
-    """Slices of a synthetic case that is cut to the box of these slices with so many mm around it."""
-    return min(host.shape[0], slices[-1] - slices[0] + 1 + 2 * math.ceil(box / host.spacing[0]))
 
 
 def check_disk_for_cache(raw: RawDataset, facts: Mapping[str, CaseFacts] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, generator_identity
 from nnunet_difflung.dataset.cache import SliceCache, read_cache
-from nnunet_difflung.dataset.headers import shape_and_bytes
+from nnunet_difflung.dataset.headers import grid_of, shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
 from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -38,8 +38,10 @@ from nnunet_difflung.runtime.messages import note, warn
 from nnunet_difflung.runtime.modes import make_folder
 from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
+from nnunet_difflung.telling.next_commands import planned_configurations
 
 _SLICES_NAMED = 8
+_SAME_DEPTH = 1.5  # ratio of two z spacings up to which nnU-Net resamples one slice to one slice
 _ALIKE_IN_ALL_CASES = ("CTNormalization", "NoNormalization", "RGBTo01Normalization")  # of nnU-Net's schemes
 
 
@@ -239,6 +241,33 @@ def check_box(raw: RawDataset, settings: Settings) -> None:
                 f"--box: nnU-Net normalises the channel {name!r} of {raw.name} by {scheme}, with figures of each case, "
                 f"so that a part of a volume would look different from all of it; leave the option out"
             )
+
+
+def check_configuration(raw: RawDataset, configuration: str) -> None:
+    """Refuses a 3d configuration for single slices, of which nnU-Net plans none.
+
+    nnU-Net's planner leaves 3d out where the median case has one slice. Slices whose z spacings differ so much that it
+    would make several slices of one, or that are thinner than their pixels are large, are left to it.
+
+    Raises:
+        BadInput: says which configuration to give.
+    """
+    if not configuration.startswith("3d") or configuration in planned_configurations(raw.preprocessed):
+        return
+    depths = []
+    for case in raw.cases.values():
+        grid = grid_of(case.images[0])
+        if grid is None or (len(grid.size) > 2 and grid.size[2] != 1):
+            return
+        if len(grid.size) > 2:  # else nnU-Net takes the picture for a slice of 999 mm
+            depths.append(grid.spacing[2])
+            if grid.spacing[2] < max(grid.spacing[:2]):
+                return
+    if depths and not max(depths) < _SAME_DEPTH * min(depths):
+        return
+    raise BadInput(
+        f"-c {configuration}: {raw.name} holds single slices, for which nnU-Net plans no 3d configuration; give -c 2d"
+    )
 
 
 def without_idle_options(raw: RawDataset, settings: Settings, shown: bool) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_difflung.dataset.cache import build_cache, cached_image
 from nnunet_difflung.dataset.contents import FileHashes
+from nnunet_difflung.dataset.headers import impossible_voxels
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.reading import read_case
 from nnunet_difflung.errors import BadInput
@@ -71,6 +74,64 @@ def test_a_channel_that_lies_elsewhere_is_refused(raw_folder, change, said):
         read(raw_folder)
 
 
+def header_edited(path: Path, *edits: tuple[int, str, tuple[float, ...]]) -> None:
+    """Writes numbers into a NIfTI header, as (byte, format, numbers)."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    for start, form, numbers in edits:
+        struct.pack_into(form, content, start, *numbers)
+    path.write_bytes(gzip.compress(bytes(content), 1))
+
+
+def z_of_header(folder: Path, size: float, sform: float | None = None) -> None:
+    """Writes the z size into the headers of image and label, and that of the sform, or none."""
+    rows = (0.8, 0, 0, 0, 0, 0.8, 0, 0, 0, 0, sform or 0, 0)
+    forms = (0, 0) if sform is None else (0, 1)
+    for name in (f"imagesTr/{CASE}_0000.nii.gz", f"labelsTr/{CASE}.nii.gz"):
+        header_edited(folder / name, (76 + 3 * 4, "<f", (size,)), (252, "<2h", forms), (280, "<12f", rows))
+
+
+@pytest.mark.parametrize("size", [0.0, float("nan")])
+@pytest.mark.parametrize("sform", [None, 5.0])
+def test_a_thickness_that_readers_silently_replace_is_refused(raw_folder, size, sform):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16)
+    z_of_header(folder, size, sform)
+    with pytest.raises(BadInput, match=rf"{CASE}_0000.nii.gz: .* along z is {size:g} mm, of which .* makes 1 mm"):
+        read(raw_folder)
+
+
+def test_a_thickness_of_0_is_believed_where_it_matters_not(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16)
+    z_of_header(folder, 0.0, sform=1.0)  # what the reader takes
+    assert read(raw_folder)[2].spacing[0] == 1
+    for path in (folder / "imagesTr").iterdir():
+        assert impossible_voxels(path.with_suffix(".mha"), (1, 1, 1)) == ""
+
+
+def test_a_thickness_of_0_of_a_single_slice_is_read(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=1, size=16)
+    z_of_header(folder, 0.0)
+    assert read(raw_folder)[2].shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_voxel_size_that_is_no_number_is_the_images_fault_not_the_labels(raw_folder, depth):
+    folder = make_dataset(
+        raw_folder, patients=2, volumes=True, depth=depth, size=16, overwrite_image_reader_writer="NibabelIO"
+    )
+    z_of_header(folder, float("nan"))
+    with pytest.raises(BadInput, match=rf"{CASE}_0000.nii.gz: voxels of nan × 0.8 × 0.8 mm .* correct the voxel size"):
+        read(raw_folder)
+
+
+def test_a_direction_that_is_no_number_is_the_images_fault_not_the_labels(raw_folder):
+    folder = make_dataset(
+        raw_folder, patients=2, volumes=True, depth=4, size=16, overwrite_image_reader_writer="NibabelIO"
+    )
+    z_of_header(folder, 5.0, float("nan"))
+    with pytest.raises(BadInput, match=rf"{CASE}_0000.nii.gz: original_affine .*nan.* is not finite; correct it"):
+        read(raw_folder)
+
+
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
 def test_a_label_that_is_turned_by_half_a_degree_is_refused(raw_folder, reader):
     folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, overwrite_image_reader_writer=reader)
@@ -119,6 +180,15 @@ def test_channels_in_one_file_of_four_dimensions_are_read(raw_folder):
     assert np.array_equal(read(raw_folder)[0], expected)
     rewritten(folder, [f"labelsTr/{CASE}.nii.gz"], origin=(50.0, 60.0, 70.0))
     with pytest.raises(BadInput, match="origin .* differs from the image's"):
+        read(raw_folder)
+
+
+def test_a_file_of_more_volumes_than_channels_is_told_to_be_split(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16)
+    path = str(folder / f"imagesTr/{CASE}_0000.nii.gz")
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(path)] * 3), path)
+    said = "3 channels found, 1 expected .*; it is a 4D file with 3 volumes: save the volume of each channel as a file"
+    with pytest.raises(BadInput, match=said):
         read(raw_folder)
 
 

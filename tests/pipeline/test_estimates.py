@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +17,11 @@ from nnunet_difflung.dataset.reading import read_case
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.painting.box import box_of_case, largest_box
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import estimates, planning
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.preparing.application import apply_plan
 from tests.support.tiny import make_dataset, tree_hashes
 
 
@@ -154,7 +158,7 @@ def test_a_dry_run_adds_the_cache_to_what_is_planned(folders, monkeypatch, capsy
             main(options)
 
 
-def test_a_box_is_estimated_by_its_depth(folders, tmp_path):
+def test_a_box_is_estimated_by_its_depth_height_and_width(folders, tmp_path):
     make_dataset(folders[0], patients=4, volumes=True, depth=12)
     raw, cache = open_raw_dataset("801"), None
     sizes = []
@@ -163,7 +167,35 @@ def test_a_box_is_estimated_by_its_depth(folders, tmp_path):
         cache = cache or build_cache(raw, tmp_path / "cache", progress=False)
         sizes.append(estimates.estimate_bytes(prepare_fold(raw, 0, settings, cache))[0])
     assert sizes[0] == sizes[1] > sizes[2] > 0
-    assert estimates._depth((3, 4, 6), cache.facts["lung_001"], 5.0) == 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "far_below"),
+    [
+        (["--placebo", "0.4"], True),
+        (["--method", "difflung", "--margin", "3"], True),  # painted together, with a margin in mm
+        (["--paint", "full"], False),  # of whole slices
+    ],
+)
+def test_boxes_take_no_more_than_their_estimate(folders, tmp_path, options, far_below):
+    folder = make_dataset(folders[0], patients=6, volumes=True, depth=12, size=(64, 96))
+    for path in [*folder.glob("imagesTr/*"), *folder.glob("labelsTr/*")]:
+        image = sitk.ReadImage(str(path))
+        image.SetSpacing((1.1, 0.8, 5.0))  # pixels that are not square
+        sitk.WriteImage(image, str(path))
+    raw, settings = open_raw_dataset("801"), settings_from(parse(["-d", "801", "--method", "cbmat", *options]))
+    settings = replace(settings, sampling=replace(settings.sampling, box=4.0))
+    fold = prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    written = whole = 0
+    for planned in fold.plan.cases:
+        applied = apply_plan(fold, planned, textures=False)
+        box, largest = box_of_case(applied, 4.0), largest_box(fold, planned, 4.0)
+        assert box is not None
+        assert all(b.start <= a.start and a.stop <= b.stop for a, b in zip(box, largest, strict=True))
+        written += math.prod(part.stop - part.start for part in box)
+        whole += math.prod(applied.shape)
+    assert 6 * written <= estimates.estimate_bytes(fold)[0] <= 6 * whole
+    assert not far_below or estimates.estimate_bytes(fold)[0] < min(9 * written, 3 * whole)
 
 
 COUNTED = ["-d", "801", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--steps", "3", "--gate", "off"]

@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import entry
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import Step, journal
 from nnunet_difflung.injection.dataset_lock import lock_file
 from nnunet_difflung.injection.inject import inject
@@ -22,6 +25,7 @@ from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import augment as augment_module
+from nnunet_difflung.pipeline.preflight import check_configuration
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
@@ -260,6 +264,42 @@ def test_a_fault_of_an_augmented_dataset(folders, capsys, fault):
     mutate, parts = AUGMENTED[fault]
     mutate(_place(folders, True, augmented=True))
     _refused_alike(capsys, folders, [], parts)
+
+
+def test_a_3d_configuration_of_single_slices(folders, capsys):
+    place = _place(folders, False, augmented=False)
+    parts = ["-c 3d_fullres: Dataset801_Tiny holds single slices", "plans no 3d configuration; give -c 2d"]
+    _refused_alike(capsys, folders, ["-c", "3d_fullres"], parts)
+    place.preprocessed.mkdir(exist_ok=True)
+    plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": {}, "3d_fullres": {}}}
+    write_json(place.preprocessed / "nnUNetPlans.json", plans)
+    assert _said(capsys, [*RUN, "-c", "3d_fullres", "--dry-run"])[0] == 0, "somebody has planned it nevertheless"
+
+
+def test_a_configuration_that_is_not_planned_is_noted_before_anything_is_computed(folders, capsys):
+    make_dataset(folders[0], patients=4, volumes=True, size=24, folds=2)
+    plans = folders[1] / "Dataset801_Tiny" / "nnUNetPlans.json"
+    plans.parent.mkdir(exist_ok=True)
+    write_json(plans, {"plans_name": "nnUNetPlans", "configurations": {"2d": {}, "3d_fullres": {}}})
+    with pytest.raises(SystemExit) as stop:
+        entry([*RUN, "-c", "3d_lowres", "--dry-run"])
+    assert not stop.value.code
+    assert f"Note: {plans} has no configuration 3d_lowres, only 2d, 3d_fullres; unless" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("depths", "refused"),
+    [((5.0, 5.0), True), ((5.0, 7.0), True), ((1.0, 9.0), False), ((0.5, 0.5), False), (None, False)],
+)
+def test_nnunet_may_plan_3d_for_slices_that_it_would_resample_to_several(folders, depths, refused):
+    folder = make_dataset(folders[0], patients=2, volumes=True, depth=1 if depths else 2, size=16, folds=2)
+    for path, depth in zip(sorted(folder.glob("imagesTr/*")), depths or (), strict=False):
+        image = sitk.ReadImage(str(path))
+        image.SetSpacing((0.8, 0.8, depth))
+        sitk.WriteImage(image, str(path))
+    with pytest.raises(BadInput, match="single slices") if refused else nullcontext():
+        check_configuration(open_raw_dataset("801"), "3d_lowres")
+    check_configuration(open_raw_dataset("801"), "2d")
 
 
 def test_patients_told_in_another_way(folders, capsys):

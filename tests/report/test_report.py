@@ -80,7 +80,7 @@ def next_lines(page: str) -> list[str]:
 def test_the_next_commands_are_those_of_augment_unless_others_are_wanted(folders, tmp_path, capsys) -> None:
     import nnunet_difflung as dl
 
-    make_dataset(folders[0])
+    make_dataset(folders[0], volumes=True)
     main([*KEEP, "-f", "0", "-c", "3d_fullres"])
     printed = next_lines(capsys.readouterr().out)
     assert next_lines(html()) == printed
@@ -102,7 +102,7 @@ def test_the_next_commands_are_those_of_augment_unless_others_are_wanted(folders
 
 def test_what_augment_writes_has_the_configuration_and_device_of_its_request(folders, monkeypatch) -> None:
     """Not those on record, which an earlier command may have written."""
-    make_dataset(folders[0])
+    make_dataset(folders[0], volumes=True)
     given = []
     monkeypatch.setattr("nnunet_difflung.report.page.write_report", lambda *a, **_: given.append(a) or a[0].folder)
     main([*KEEP, "-f", "0", "-c", "3d_lowres"])

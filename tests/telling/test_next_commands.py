@@ -9,7 +9,7 @@ import pytest
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.pipeline.report import audit_and_advise
 from nnunet_difflung.runtime.files import write_json
-from nnunet_difflung.telling.next_commands import next_commands
+from nnunet_difflung.telling.next_commands import next_commands, note_of_configuration
 from tests.support.tiny import make_dataset, set_paths
 
 
@@ -50,6 +50,33 @@ def test_the_plans_that_there_are_are_named(folders, existing, used):
         assert ("-p" in line.split()) is not usual
         assert usual or line.endswith(f" -p {used}")
     assert said[5].endswith(f"-pfile {raw.preprocessed / used}.json")
+
+
+@pytest.mark.parametrize(
+    ("planned", "wanted", "used"),
+    [
+        (["2d", "3d_fullres"], "3d_lowres", "3d_fullres"),
+        (["2d"], "3d_fullres", "2d"),
+        (["3d_fullres", "2d"], "3d_fullres", "3d_fullres"),
+        (["2d_demo"], "2d", "2d"),
+        (None, "3d_lowres", "3d_lowres"),
+    ],
+)
+def test_commands_name_a_configuration_that_the_plans_have(folders, planned, wanted, used):
+    raw = open_raw_dataset(make_dataset(folders[0], patients=2, slices=1, folds=2).name)
+    raw.preprocessed.mkdir()
+    if planned is not None:
+        content = {"plans_name": "nnUNetPlans", "configurations": {name: {} for name in planned}}
+        write_json(raw.preprocessed / "nnUNetPlans.json", content)
+    first, *commands = next_commands(raw, wanted, "cbmat", [0], "cuda").splitlines()
+    other = used != wanted
+    assert first == (f"Next (nnUNetPlans.json has no {wanted}, so with {used}):" if other else "Next:")
+    assert all(used in line.split() for line in commands[:4])
+    assert not other or not any(wanted in line for line in commands)
+    said = note_of_configuration(raw, wanted)
+    assert (said is None) == (planned is None or wanted in planned)
+    if said:
+        assert f"nnUNetPlans.json has no configuration {wanted}, only {', '.join(planned)}; " in said
 
 
 def test_a_dataset_whose_id_nnunet_refuses_is_named_and_so_is_the_other_one(folders, capsys):
