@@ -48,9 +48,12 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
 
 
 def planned_configurations(preprocessed: Path) -> list[str]:
-    """The configurations of the plans that the commands use; none if there are no plans."""
+    """The configurations of the plans that the commands use; none if there are no plans, or if they cannot be read."""
     path = preprocessed / f"{_plans_in(preprocessed)}.json"
-    return list(read_json(path)["configurations"]) if path in plans_files(preprocessed) else []
+    try:
+        return list(read_json(path)["configurations"]) if path in plans_files(preprocessed) else []
+    except (OSError, ValueError, KeyError, TypeError):  # nnU-Net, which needs them, will say what is wrong
+        return []
 
 
 def note_of_configuration(raw: RawDataset, configuration: str) -> str | None:

@@ -79,6 +79,16 @@ def test_commands_name_a_configuration_that_the_plans_have(folders, planned, wan
         assert f"nnUNetPlans.json has no configuration {wanted}, only {', '.join(planned)}; " in said
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}"])
+def test_plans_that_cannot_be_read_name_no_configuration(folders, content):
+    folder = make_dataset(folders[0], patients=2, slices=1, folds=2)
+    raw = open_raw_dataset(folder.name)
+    raw.preprocessed.mkdir()
+    (raw.preprocessed / "nnUNetPlans.json").write_bytes(content)
+    assert note_of_configuration(raw, "3d_lowres") is None
+    assert "nnUNetv2_train 801 3d_lowres 0" in next_commands(raw, "3d_lowres", "cbmat", [0], "cpu")
+
+
 def test_a_dataset_whose_id_nnunet_refuses_is_named_and_so_is_the_other_one(folders, capsys):
     folder = make_dataset(folders[0], patients=2, slices=1, folds=2)
     raw, settings = open_raw_dataset(folder.name), SimpleNamespace(method="cbmat")
