@@ -74,6 +74,8 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
         p.add_argument("--out", type=Path, help=f"JSON file to write (default: docs/results/{name}.json)")
     if what == "table":
         p.add_argument("--iterations", type=int, default=ITERATIONS, help="length of the rows (default: %(default)s)")
+        p.add_argument("--arms", nargs="+", choices=ARMS, help="whose rows count (default: all that there are)")
+        p.add_argument("--seeds", nargs="+", type=int, help="whose rows count (default: all that there are)")
         p.add_argument(
             "--replace",
             action="store_true",

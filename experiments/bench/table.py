@@ -46,6 +46,9 @@ def write(o: argparse.Namespace) -> list[Path]:
         raise BadInput(
             f"{store.folder} holds no row of {o.iterations} iterations; run the bench first, or give another"
         )
+    rows = [row for row in rows if _is_wanted(row["row"], o)]
+    if not rows:
+        raise BadInput("no row of --arms and --seeds is complete; run the bench with them first, or leave them out")
     check_alike(rows)
     earlier = read_json(target) if target.is_file() and not o.tuning else {}
     content = without_nan(with_earlier(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)}, earlier))
@@ -55,6 +58,10 @@ def write(o: argparse.Namespace) -> list[Path]:
     write_bytes(target.with_suffix(".md"), text.encode())
     learning_curve(target.with_suffix(".png"), content)
     return [target, target.with_suffix(".md"), target.with_suffix(".png")]
+
+
+def _is_wanted(row: dict, o: argparse.Namespace) -> bool:
+    return all(wanted is None or row[key] in wanted for key, wanted in (("arm", o.arms), ("seed", o.seeds)))
 
 
 def kept_rows(kind: str) -> Path:
@@ -175,7 +182,8 @@ def _at_equal_harm(arm: str, arms: dict[str, Rows], rare: str) -> dict | None:
 def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
     return {
         "command": f"python -m experiments.bench table --set {o.set} -o WORK --iterations {o.iterations}"
-        + (" --tuning" if o.tuning else ""),
+        + (" --tuning" if o.tuning else "")
+        + "".join(f" --{key} {' '.join(map(str, vars(o)[key]))}" for key in ("arms", "seeds") if vars(o)[key]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "dataset": kind.dataset,
         "title": kind.title,

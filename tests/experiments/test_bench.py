@@ -326,7 +326,14 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
             for fold in (0, 1):
                 store.add(Row(arm, "4", seed, fold, 500), {**row(arm, seed, fold, dice), **about})
     options = argparse.Namespace(
-        o=tmp_path, tuning=False, iterations=500, set="phantom", out=tmp_path / "t.json", rows=tmp_path / "kept"
+        o=tmp_path,
+        tuning=False,
+        iterations=500,
+        arms=None,
+        seeds=None,
+        set="phantom",
+        out=tmp_path / "t.json",
+        rows=tmp_path / "kept",
     )
     kind = table.SETS["phantom"]
     rows = store.read()
@@ -387,7 +394,7 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     elsewhere.path(Row("reference", "4", 1, 0, 500)).unlink()
     bench_with(tmp_path / "there", ("copy_paste",))
     options = argparse.Namespace(
-        o=tmp_path / "there", tuning=False, iterations=500, set="small", rows=tmp_path / "kept"
+        o=tmp_path / "there", tuning=False, iterations=500, arms=None, seeds=None, set="small", rows=tmp_path / "kept"
     )
     options.out = tmp_path / "t.json"
     table.write(options)
@@ -458,6 +465,21 @@ def test_a_row_names_the_commits_that_its_commands_ran(tmp_path, monkeypatch):
     assert len(made["commands"]) == 3
 
 
+def test_a_table_has_the_rows_of_the_arms_and_seeds_that_are_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SETS, "small", SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    bench_with(tmp_path / "here", ("reference", "copy_paste", "difflung"))
+    out, kept = tmp_path / "t.json", tmp_path / "kept"
+    words = ["table", "--set", "small", "-o", str(tmp_path / "here"), "--iterations", "500"]
+    words += ["--rows", str(kept), "--out", str(out), "--arms", "reference", "difflung", "--seeds"]
+    assert main([*words, "1"]) == 0
+    content = read_json(out)
+    assert list(content["numbers"]["4"]) == ["reference", "difflung"]
+    assert content["meta"]["command"].endswith(" --arms reference difflung --seeds 1")
+    assert not [path for path in kept.iterdir() if "copy_paste" in path.name]
+    assert main([*words, "7"]) == 2
+    assert "no row of --arms and --seeds is complete" in capsys.readouterr().err
+
+
 def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
     import argparse
 
@@ -466,7 +488,14 @@ def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
     def written(folder):
         table.write(
             argparse.Namespace(
-                o=folder, tuning=False, iterations=500, set="small", rows=folder / "kept", out=tmp_path / "t.json"
+                o=folder,
+                tuning=False,
+                iterations=500,
+                arms=None,
+                seeds=None,
+                set="small",
+                rows=folder / "kept",
+                out=tmp_path / "t.json",
             )
         )
         return read_json(tmp_path / "t.json")
